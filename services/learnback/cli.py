@@ -1,0 +1,259 @@
+"""`learnback`: one command per process, `up` and `demo` for one machine, and the operator's verbs.
+
+Only click is imported before the arguments are parsed, so that `--help` answers at once.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the gate.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from learnback import __version__
+
+PROCESSES = {
+    "inference": ("learnback.inference.serve", "Answer the OpenAI API with vLLM."),
+    "feedback": ("learnback.feedback.app", "Take in what people say; keep the ledger."),
+    "reward": ("learnback.reward.app", "Score every completion."),
+    "retraining": ("learnback.retraining.app", "Build datasets and train new versions."),
+    "release": ("learnback.release.app", "Judge, promote and roll back versions."),
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="learnback")
+def main() -> None:
+    """An OpenAI-compatible model server that learns from the people who use it."""
+
+
+def _process_command(name: str, module: str, about: str) -> click.Command:
+    @click.command(name, help=f"{about} Settings: LEARNBACK_{name.upper()}_* (docs/settings.md).")
+    def run() -> None:
+        importlib.import_module(module).main()
+
+    return run
+
+
+for _name, (_module, _about) in PROCESSES.items():
+    main.add_command(_process_command(_name, _module, _about))
+
+
+def _errors_shown(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Show our own errors as one line and exit with 1."""
+
+    @wraps(command)
+    def shown(*args: Any, **kwargs: Any) -> Any:
+        from learnback.core.errors import LearnbackError
+
+        try:
+            return command(*args, **kwargs)
+        except LearnbackError as error:
+            raise click.ClickException(error.detail) from error
+
+    return shown
+
+
+def _operator(*, group: click.Group = main, name: str | None = None) -> Callable[..., Any]:
+    """An operator's command: `--home`, `--json`, our errors in one line."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        options = [
+            click.option(
+                "--home",
+                type=click.Path(path_type=Path),
+                default=None,
+                help="Folder of the platform (default: LEARNBACK_HOME, else .learnback).",
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Answer as JSON."),
+        ]
+        shown = _errors_shown(function)
+        for option in options:
+            shown = option(shown)
+        return group.command(name)(shown)
+
+    return decorate
+
+
+def _home(home: Path | None) -> Path:
+    from learnback.core.settings import CommonSettings
+
+    return home or CommonSettings().home
+
+
+@main.command()
+@click.option("--model", default=None, help="Folder or hub name (default: the demo's small model).")
+@click.option(
+    "--home", type=click.Path(path_type=Path), default=None, help="Folder to keep all in."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="First of five ports.")
+@_errors_shown
+def up(model: str | None, home: Path | None, host: str, port: int) -> None:
+    """Run the whole platform on this machine until Ctrl-C."""
+    import asyncio
+
+    from rich.console import Console
+
+    from learnback.core import logging
+    from learnback.local.default_model import resolve_model
+    from learnback.local.platform import Plan
+    from learnback.local.up import up as run
+
+    logging.configure("up", level="WARNING")
+    console = Console()
+    chosen = resolve_model(model, console)
+    asyncio.run(run(Plan(_home(home), chosen, host, port), console))
+
+
+@main.command()
+@click.option("--preference", default="brief", show_default=True, help="A name, or a FILE.py.")
+@click.option("--seed", default=0, show_default=True, help="Repeats people, prompts and training.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
+@click.option(
+    "--home", type=click.Path(path_type=Path), default=None, help="Folder to keep all in."
+)
+@click.option("--model", default=None, help="Folder or hub name (default: SmolLM2-135M-Instruct).")
+@click.option("--prompts", default=None, type=int, help="How many prompts people ask.")
+@click.option("--list", "list_only", is_flag=True, help="List the preferences and end.")
+@_errors_shown
+def demo(list_only: bool, **options: Any) -> None:
+    """Close the loop before your eyes: people, feedback, training, gate, hot swap."""
+    from learnback.local.demo import list_preferences, run_demo
+
+    if list_only:
+        for line in list_preferences():
+            click.echo(line)
+        return
+    sys.exit(run_demo(**options))
+
+
+@_operator()
+def status(home: Path | None, as_json: bool) -> None:
+    """Show versions, traffic, queue lags and counts."""
+    from learnback.local.status import show_status
+
+    show_status(home, as_json)
+
+
+@_operator()
+def migrate(home: Path | None, as_json: bool) -> None:
+    """Bring the ledger and the streams to this version. Safe to repeat."""
+    from learnback.local.operations import run_migrate
+
+    run_migrate(home, as_json)
+
+
+@main.group()
+def keys() -> None:
+    """Make, list and revoke API keys."""
+
+
+@_operator(group=keys, name="create")
+@click.argument("name")
+@click.option("--tenant", default="default", show_default=True)
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(["infer", "feedback", "admin"]),
+    default=("infer", "feedback"),
+    show_default=True,
+)
+@click.option(
+    "--days", type=click.IntRange(min=1), default=None, help="Expires after so many days."
+)
+def create_key(home: Path | None, as_json: bool, **options: Any) -> None:
+    """Make a key called NAME; it is shown once."""
+    from learnback.local.operations import run_create_key
+
+    run_create_key(home, as_json, **options)
+
+
+@_operator(group=keys, name="list")
+def list_keys(home: Path | None, as_json: bool) -> None:
+    """List all keys, without their secrets."""
+    from learnback.local.operations import run_list_keys
+
+    run_list_keys(home, as_json)
+
+
+@_operator(group=keys, name="revoke")
+@click.argument("key_id")
+def revoke_key(home: Path | None, as_json: bool, key_id: str) -> None:
+    """Revoke the key KEY_ID; every process knows within seconds."""
+    from learnback.local.operations import run_revoke_key
+
+    run_revoke_key(home, as_json, key_id)
+
+
+@main.group()
+def streams() -> None:
+    """Look after the queues between the processes."""
+
+
+@_operator(group=streams, name="lag")
+def stream_lag(home: Path | None, as_json: bool) -> None:
+    """Show how far each consumer group is behind."""
+    from learnback.local.operations import run_lag
+
+    run_lag(home, as_json)
+
+
+@_operator(group=streams, name="dead")
+@click.argument("stream")
+def stream_dead(home: Path | None, as_json: bool, stream: str) -> None:
+    """List the dead letters of STREAM with their reasons."""
+    from learnback.local.operations import run_dead
+
+    run_dead(home, as_json, stream)
+
+
+@_operator(group=streams, name="replay")
+@click.argument("stream")
+@click.option("--id", "letter_id", default=None, help="Only this dead letter.")
+def stream_replay(home: Path | None, as_json: bool, stream: str, letter_id: str | None) -> None:
+    """Put the dead letters of STREAM back for the group that failed on them."""
+    from learnback.local.operations import run_replay
+
+    run_replay(home, as_json, stream, letter_id)
+
+
+@_operator()
+@click.option("--reason", default="asked for by an operator", show_default=True)
+@click.option("--seed", type=int, default=None)
+def train(home: Path | None, as_json: bool, reason: str, seed: int | None) -> None:
+    """Ask for a training run now."""
+    from learnback.local.operations import run_train
+
+    run_train(home, as_json, reason, seed)
+
+
+@_operator()
+@click.argument("version")
+@click.option("--reason", required=True, help="Kept in the history.")
+@click.option("--force", is_flag=True, help="Also a version that the gate refused.")
+def promote(home: Path | None, as_json: bool, version: str, reason: str, force: bool) -> None:
+    """Let VERSION answer everybody."""
+    from learnback.local.operations import run_promote
+
+    run_promote(home, as_json, version, reason, force)
+
+
+@_operator()
+@click.option("--to", "to", default=None, help="Version to go back to (default: the one before).")
+@click.option("--reason", required=True, help="Kept in the history.")
+def rollback(home: Path | None, as_json: bool, to: str | None, reason: str) -> None:
+    """Go back to the version that answered before."""
+    from learnback.local.operations import run_rollback
+
+    run_rollback(home, as_json, to, reason)
+
+
+if __name__ == "__main__":
+    main()

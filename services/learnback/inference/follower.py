@@ -1,0 +1,315 @@
+"""Keeps this replica on the release: knows the versions, loads adapters, switches when it can.
+
+The registry is the truth; a message on the stream only says "look now". A version that is not
+ready here never replaces one that is, and nothing that runs is ever unloaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+
+from learnback.contracts.messages import ReleaseChanged
+from learnback.contracts.models import Alias, VersionKind
+from learnback.contracts.streams import RELEASES
+from learnback.core.bus import follow
+from learnback.core.errors import LearnbackError
+from learnback.inference import library, metrics
+from learnback.inference.errors import ModelNotFound, VersionUnavailable
+from learnback.inference.library import Artifact, Base
+from learnback.inference.loaders import Loader
+from learnback.inference.routing import Assignment, Servable, Snapshot, route
+from learnback.ledger.database import Database
+from learnback.ledger.migrate import migrate
+from learnback.registry import store
+from learnback.registry.artifacts import ArtifactStore
+from learnback.registry.store import Release
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 0.2
+"""Unknown names make us read the registry at most this often; whoever asks waits for it."""
+PATHS = ("/", ".", "~")
+"""Names that begin so are folders of this machine: they work, but are nobody's business."""
+FAILURE_S = 5.0
+"""How long a failure to load is remembered before the next attempt."""
+
+
+class Follower:
+    """Holds the snapshot that routing goes by."""
+
+    def __init__(
+        self,
+        database: Database,
+        artifacts: ArtifactStore,
+        cache: Path,
+        loader: Loader,
+        base: Base,
+        public_names: frozenset[str],
+        *,
+        refresh: timedelta = timedelta(seconds=3),
+    ) -> None:
+        self.database = database
+        self.artifacts = artifacts
+        self.cache = cache
+        self.loader = loader
+        self.base = base
+        self.refresh_s = refresh.total_seconds()
+        itself = Servable(base.name, VersionKind.BASE, base.engine_model)
+        self.snapshot = Snapshot(public_names=public_names, versions={base.name: itself})
+        self._release: Release | None = None
+        self._files: Mapping[str, Artifact] = {}
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._failures: dict[str, tuple[float, str]] = {}
+        self._registered = False
+        self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
+        self._looking = asyncio.Lock()
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow for ever; ends by cancellation."""
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    await self.refresh()
+                except LearnbackError as error:
+                    log.warning("the release was not read: %s", error)
+                try:
+                    await asyncio.wait_for(self._wake.wait(), self.refresh_s)
+                except TimeoutError:
+                    continue
+        finally:
+            for task in self._loading.values():
+                task.cancel()
+
+    async def listen(self, redis: Redis) -> None:
+        """Look at once when the release process says so; ends by cancellation."""
+
+        async def on_message(_: ReleaseChanged) -> None:
+            self._wake.set()
+
+        async def on_connect() -> None:
+            self._wake.set()
+
+        await follow(redis, RELEASES, on_message, on_connect=on_connect)
+
+    async def refresh(self) -> None:
+        """Read the registry, switch to what is ready, start loading what is not."""
+        async with self._reading:
+            await self._register_base()
+            async with self.database.read() as connection:
+                release = await store.release(connection)
+                rows = await library.read_versions(connection, self.base)
+            self._read_at = time.monotonic()
+            self._release = release
+            self._files = {row.name: found for row in rows if (found := library.artifact_of(row))}
+            self.snapshot = replace(self.snapshot, versions=library.servables(rows, self.base))
+            await self._forget_lost()
+            self._switch()
+        for name in self._wanted():
+            if name not in self.snapshot.ready and not self._failed_lately(name):
+                self._start_loading(name)
+
+    async def assign(self, model: str, subject: str) -> Assignment:
+        """The version for a request, loaded. Raises ModelNotFound or VersionUnavailable."""
+        try:
+            assignment = route(self.snapshot, model, subject)
+        except ModelNotFound:
+            if not await self._look_again():
+                raise
+            assignment = route(self.snapshot, model, subject)
+        if assignment.version.needs and assignment.version.needs not in self.snapshot.ready:
+            await self._ensure(assignment.version.needs)
+        return assignment
+
+    async def problem(self) -> str | None:
+        """A readiness check: None if this replica serves the release's stable version."""
+        if self._release is None:
+            return "the release has not been read yet"
+        wanted = self._release.stable.version
+        if self.snapshot.stable is None:
+            reason = self._why_not(wanted)
+            return f"the stable version {wanted!r} can't be served: {reason}"
+        return None
+
+    def lagging(self) -> dict[str, str]:
+        """Versions of the release that are not served here, and why."""
+        if self._release is None:
+            return {}
+        served = {self.snapshot.stable, self.snapshot.candidate}
+        names = (self._release.stable.version, self._release.candidate.version)
+        return {name: self._why_not(name) for name in names if name and name not in served}
+
+    async def _register_base(self) -> None:
+        if self._registered:
+            return
+        await migrate(self.database)
+        async with self.database.write() as connection:
+            await store.ensure_base(
+                connection, self.base.model, self.base.digest, actor="inference"
+            )
+        self._registered = True
+
+    async def _look_again(self) -> bool:
+        """Whether the registry could be read after the caller asked: a version may be new."""
+        asked_at = time.monotonic()
+        async with self._looking:
+            if self._read_at > asked_at:
+                return True
+            await asyncio.sleep(self._read_at + LOOK_AGAIN_S - time.monotonic())
+            try:
+                await self.refresh()
+            except LearnbackError as error:
+                log.warning("the release was not read: %s", error)
+                return False
+            return True
+
+    async def _forget_lost(self) -> None:
+        """An engine that restarted without us has lost its adapters."""
+        if not self.snapshot.ready:
+            return
+        loaded = await self.loader.loaded()
+        if loaded is None or self.snapshot.ready <= loaded:
+            return
+        log.warning("the engine lost %s", sorted(self.snapshot.ready - loaded))
+        self.snapshot = replace(self.snapshot, ready=self.snapshot.ready & loaded)
+
+    def _switch(self) -> None:
+        """Serve what the release names, as far as it is ready here; one atomic assignment."""
+        if self._release is None:
+            return
+        before = self.snapshot
+        self.snapshot = advance(before, self._release)
+        if (before.stable, before.candidate) != (self.snapshot.stable, self.snapshot.candidate):
+            log.info("serving %s, candidate %s", self.snapshot.stable, self.snapshot.candidate)
+        self._measure()
+
+    def _measure(self) -> None:
+        metrics.VERSION.clear()
+        snapshot = self.snapshot
+        for name in {self.base.name, *snapshot.ready}:
+            part = "candidate" if name == snapshot.candidate else "loaded"
+            metrics.VERSION.labels(name, "stable" if name == snapshot.stable else part).set(1)
+        if self._release is None:
+            return
+        for state in (self._release.stable, self._release.candidate):
+            served = snapshot.stable if state.alias is Alias.STABLE else snapshot.candidate
+            if served == state.version:
+                metrics.REVISION.labels(state.alias.value).set(state.revision)
+
+    def _wanted(self) -> list[str]:
+        """The adapters that the release needs, stable first."""
+        if self._release is None:
+            return []
+        names = (self._release.stable.version, self._release.candidate.version)
+        versions = [self.snapshot.versions.get(name or "") for name in names]
+        return [v.needs for v in versions if v is not None and v.needs and v.problem is None]
+
+    def _start_loading(self, name: str) -> asyncio.Task[None]:
+        """The load that runs, or a new one."""
+        task = self._loading.get(name)
+        if task is None:
+            task = asyncio.create_task(self._load(name), name=f"load {name}")
+            self._loading[name] = task
+            task.add_done_callback(lambda _: self._loading.pop(name, None))
+        return task
+
+    async def _load(self, name: str) -> None:
+        """Fetch, verify, load and warm an adapter; a failure is remembered and logged."""
+        try:
+            artifact = self._files.get(name)
+            if artifact is None:
+                raise VersionUnavailable(f"The registry names no files for {name!r}.")
+            folder = await library.fetch(self.artifacts, artifact, self.cache)
+            await self.loader.load(name, folder)
+        except LearnbackError as error:
+            self._fail(name, error.detail)
+        except Exception as error:  # the engine's own app may raise anything
+            log.exception("loading %s", name)
+            self._fail(name, f"{type(error).__name__}: {error}")
+        else:
+            self._failures.pop(name, None)
+            self.snapshot = replace(self.snapshot, ready=self.snapshot.ready | {name})
+            self._switch()
+
+    def _fail(self, name: str, reason: str) -> None:
+        self._failures[name] = (time.monotonic(), reason)
+        metrics.LOAD_FAILURES.inc()
+        log.error("%s is not served: %s", name, reason)
+
+    def _failed_lately(self, name: str) -> bool:
+        failure = self._failures.get(name)
+        return failure is not None and time.monotonic() - failure[0] < FAILURE_S
+
+    async def _ensure(self, name: str) -> None:
+        """Have an adapter loaded now. Raises VersionUnavailable."""
+        if not self._failed_lately(name):
+            await asyncio.shield(self._start_loading(name))
+        if name not in self.snapshot.ready:
+            raise VersionUnavailable(self._why_not(name), field="model")
+
+    def _why_not(self, name: str | None) -> str:
+        version = self.snapshot.versions.get(name or "")
+        if version is None:
+            return (
+                f"it does not stand on the base that is served here; "
+                f"serve its base, or promote {self.base.name!r}"
+            )
+        if version.problem is not None:
+            return version.problem
+        failure = self._failures.get(version.needs or "")
+        return failure[1] if failure else "it is being loaded"
+
+
+def advance(current: Snapshot, release: Release) -> Snapshot:
+    """The snapshot to serve next: a stable version that is not ready leaves the one before it,
+    a candidate that is not ready gets nobody."""
+    stable = release.stable.version
+    candidate = release.candidate.version
+    shown = stable if _ready(current, stable) else current.stable
+    tried = candidate if _ready(current, candidate) else None
+    return replace(
+        current,
+        stable=shown,
+        candidate=tried,
+        weight=release.candidate.weight if tried is not None else 0.0,
+    )
+
+
+def _ready(snapshot: Snapshot, name: str | None) -> bool:
+    version = snapshot.versions.get(name or "")
+    if version is None or version.problem is not None:
+        return False
+    return version.needs is None or version.needs in snapshot.ready
+
+
+def listed(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The models of `GET /v1/models`: public names first, then versions, newest first."""
+    versions = sorted(snapshot.versions.values(), key=lambda v: (-v.created, v.name))
+    good = [v for v in versions if v.problem is None]
+    stable = snapshot.versions.get(snapshot.stable or "")
+    created = stable.created if stable else 0
+    names = sorted(name for name in snapshot.public_names if not name.startswith(PATHS))
+    public = [_card(name, created, snapshot.stable, None) for name in names]
+    return public + [_card(v.name, v.created, v.name, v.kind.value) for v in good]
+
+
+def _card(name: str, created: int, version: str | None, kind: str | None) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "learnback",
+        "version": version,
+        "kind": kind or "public",
+    }

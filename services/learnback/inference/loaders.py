@@ -1,0 +1,195 @@
+"""Get an adapter into an engine: ours, through its own app, or others, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from starlette.types import ASGIApp, Message
+
+from learnback.core.errors import LearnbackError, Unavailable
+from learnback.inference.errors import VersionUnavailable
+from learnback.inference.upstream import Engine
+from learnback.inference.upstream_connection import Headers, Request
+
+ASK_S = 5.0
+LOAD_S = 120.0
+"""Longest load of an adapter over HTTP: weights from a slow volume, behind a long step."""
+WARM_UP = {"prompt": "Hi", "max_tokens": 1, "temperature": 0}
+
+
+class Loader(Protocol):
+    """How adapters get into an engine, and what it has."""
+
+    async def load(self, name: str, folder: Path) -> None:
+        """Have the adapter in `folder` loaded as `name`, and used once. Idempotent.
+
+        Raises a LearnbackError with the engine's reason.
+        """
+
+    async def loaded(self) -> frozenset[str] | None:
+        """The adapters that every engine has now; None: nothing is ever lost, so don't ask."""
+
+    async def well(self) -> str | None:
+        """A readiness check: None, or what is wrong with the engine."""
+
+
+class AsgiLoader:
+    """vLLM in this process: its resolver loads an adapter when it is first asked for.
+
+    `server` is what the server puts into a request's scope besides the request.
+    """
+
+    def __init__(self, app: ASGIApp, server: dict[str, Any]) -> None:
+        self.app = app
+        self.server = server
+
+    async def load(self, name: str, folder: Path) -> None:
+        """Ask the adapter for one token."""
+        status, answer = await self._call("POST", "/v1/completions", {"model": name, **WARM_UP})
+        if status != 200:
+            raise VersionUnavailable(
+                f"The engine can't serve {name!r}: {_reason(status, answer)}", field="model"
+            )
+
+    async def loaded(self) -> frozenset[str] | None:
+        """An engine in our process lives and dies with us."""
+        return None
+
+    async def well(self) -> str | None:
+        """What vLLM's own `/health` says."""
+        status, _ = await self._call("GET", "/health")
+        return None if status == 200 else f"the engine's health is {status}"
+
+    async def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> tuple[int, bytes]:
+        """One request to the app below us."""
+        sent = json.dumps(body).encode() if body is not None else b""
+        status = 0
+        pieces: list[bytes] = []
+        given = False
+
+        async def receive() -> Message:
+            nonlocal given
+            if given:  # the caller of this is ourselves, and we stay
+                await _never()
+            given = True
+            return {"type": "http.request", "body": sent, "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif message["type"] == "http.response.body":
+                pieces.append(message.get("body", b""))
+
+        await self.app(_scope(method, path, sent, self.server), receive, send)
+        return status, b"".join(pieces)
+
+
+async def _never() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def _scope(method: str, path: str, body: bytes, server: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [
+            (b"host", b"localhost"),
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+        ],
+        "client": ("127.0.0.1", 0),
+        "server": ("127.0.0.1", 0),
+        **server,
+    }
+
+
+class HttpLoader:
+    """Engines that run elsewhere and can read our cache folder under the same path."""
+
+    def __init__(self, urls: Sequence[str], key: str = "") -> None:
+        self.engines = [Engine(url) for url in urls]
+        self._headers: Headers = [(b"content-type", b"application/json")]
+        if key:
+            self._headers.append((b"authorization", b"Bearer " + key.encode()))
+
+    async def load(self, name: str, folder: Path) -> None:
+        """`POST /v1/load_lora_adapter` to every engine that lacks the adapter."""
+        body = json.dumps({"lora_name": name, "lora_path": str(folder.absolute())}).encode()
+        for engine in self.engines:
+            if name in await self._models(engine):
+                continue
+            request = Request("POST", b"/v1/load_lora_adapter", self._headers, body)
+            status, answer = await engine.fetch(request, LOAD_S)
+            if status != 200 and name not in await self._models(engine):  # or a rival was faster
+                raise VersionUnavailable(_refusal(engine.url, name, status, answer), field="model")
+
+    async def loaded(self) -> frozenset[str] | None:
+        """An engine that was restarted has lost its adapters."""
+        sets = [frozenset(await self._models(engine)) for engine in self.engines]
+        return frozenset.intersection(*sets)
+
+    async def well(self) -> str | None:
+        """None if any engine answers."""
+        reasons = []
+        for engine in self.engines:
+            try:
+                await self._models(engine)
+            except LearnbackError as error:
+                reasons.append(error.detail)
+        return "; ".join(reasons) if len(reasons) == len(self.engines) else None
+
+    async def base_model(self) -> str:
+        """The name of the first engine's first model, which is its base."""
+        names = await self._models(self.engines[0])
+        if not names:
+            raise Unavailable(f"{self.engines[0].url}/v1/models names no model.")
+        return names[0]
+
+    def close(self) -> None:
+        """Close idle connections."""
+        for engine in self.engines:
+            engine.close()
+
+    async def _models(self, engine: Engine) -> list[str]:
+        """The names that an engine answers to, its base first."""
+        status, answer = await engine.fetch(Request("GET", b"/v1/models", self._headers), ASK_S)
+        try:
+            return [str(model["id"]) for model in json.loads(answer)["data"]]
+        except (ValueError, LookupError, TypeError):
+            raise Unavailable(f"{engine.url}/v1/models answered {status} without models.") from None
+
+
+def _reason(status: int, answer: bytes) -> str:
+    """The engine's own words, where there are any."""
+    try:
+        return str(json.loads(answer)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return f"status {status}: {answer[:200].decode(errors='replace')}"
+
+
+def _refusal(url: str, name: str, status: int, answer: bytes) -> str:
+    """Why an engine did not load an adapter, and what to do."""
+    if status in {404, 405, 501} and b'"error"' not in answer:  # the route, not the adapter
+        return (
+            f"The engine at {url} can't load adapters: it has no /v1/load_lora_adapter. Start "
+            "vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."
+        )
+    if status in {401, 403}:
+        return (
+            f"The engine at {url} refused our key ({status}); set LEARNBACK_INFERENCE_ENGINE_KEY."
+        )
+    return f"The engine at {url} can't load {name!r}: {_reason(status, answer)}"

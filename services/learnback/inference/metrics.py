@@ -1,0 +1,77 @@
+"""Metrics of the inference process; they show on the engine's own `/metrics` page."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter(
+    "learnback_inference_requests_total",
+    "Requests that an engine answered, or began to.",
+    ["endpoint", "track", "status"],
+)
+REFUSED = Counter(
+    "learnback_inference_refused_total",
+    "Requests that we answered with an error ourselves.",
+    ["code"],
+)
+FIRST_BYTE = Histogram(
+    "learnback_inference_first_byte_seconds",
+    "From the request's last byte to the answer's first.",
+    ["endpoint", "track"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+DURATION = Histogram(
+    "learnback_inference_duration_seconds",
+    "From the request's last byte to the answer's last.",
+    ["endpoint", "track"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+)
+BUFFER = Gauge(
+    "learnback_inference_recorder_buffer_completions", "Completions that wait in memory."
+)
+SPOOL = Gauge("learnback_inference_recorder_spool_bytes", "Completions that wait on disk.")
+DROPPED = Counter(
+    "learnback_inference_recorder_dropped_total",
+    "Completions that were answered and not recorded.",
+    ["reason"],
+)
+RECORDED = Counter(
+    "learnback_inference_recorder_recorded_total", "Completions that reached the stream."
+)
+UNREADABLE = Counter(
+    "learnback_inference_spool_unreadable_total",
+    "Lines of the spool that a crash had torn.",
+)
+REVISION = Gauge(
+    "learnback_inference_release_revision",
+    "Revision of each alias as this replica serves it.",
+    ["alias"],
+)
+VERSION = Gauge(
+    "learnback_inference_version_info",
+    "1 for each version that this replica can serve now, by its part in the release.",
+    ["version", "track"],
+)
+LOAD_FAILURES = Counter(
+    "learnback_inference_load_failures_total", "Adapters that could not be fetched or loaded."
+)
+
+
+@cache
+def requests(endpoint: str, track: str, status: int) -> Counter:
+    """The counter of one kind of request; looking it up by label costs five times as much."""
+    return REQUESTS.labels(endpoint, track, str(status))
+
+
+@cache
+def first_byte(endpoint: str, track: str) -> Histogram:
+    """The histogram of one kind of request."""
+    return FIRST_BYTE.labels(endpoint, track)
+
+
+@cache
+def duration(endpoint: str, track: str) -> Histogram:
+    """The histogram of one kind of request."""
+    return DURATION.labels(endpoint, track)

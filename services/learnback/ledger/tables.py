@@ -1,0 +1,233 @@
+"""Every table of the ledger. A change here needs a migration; a test compares the two."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+)
+
+from learnback.ledger.types import Json, UtcDateTime
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+ID = String(96)
+NAME = String(200)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("tenant", NAME, nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("scopes", Json, nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+)
+"""`digest` is SHA-256 of the key; a key has 256 random bits, so a slow hash adds nothing."""
+
+completions = Table(
+    "completions",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("tenant", NAME, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("endpoint", String(32), nullable=False),
+    Column("version", NAME, nullable=False),
+    Column("track", String(16), nullable=False),
+    Column("probability", Float, nullable=False),
+    Column("end", String(32), nullable=False),
+    Column("status_code", Integer, nullable=False),
+    Column("streamed", Boolean, nullable=False),
+    Column("stored", Boolean, nullable=False),
+    Column("prompt", Json, nullable=False),
+    Column("prompt_key", String(64), nullable=False),
+    Column("choices", Json, nullable=False),
+    Column("parameters", Json, nullable=False),
+    Column("subject", NAME),
+    Column("session", NAME),
+    Column("metadata", Json, nullable=False),
+    Column("prompt_tokens", Integer),
+    Column("completion_tokens", Integer),
+    Column("first_byte_s", Float),
+    Column("duration_s", Float, nullable=False),
+    Column("recorded_at", UtcDateTime, nullable=False),
+    Column("erased_at", UtcDateTime),
+    Index(None, "tenant", "created_at"),
+    Index(None, "tenant", "session"),
+    Index(None, "version"),
+)
+"""`prompt_key` is a digest of the canonical prompt: what "the same prompt" means."""
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("tenant", NAME, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("status_reason", Text),
+    Column("revision", Integer, nullable=False),
+    Column("completion_id", ID),
+    Column("choice", Integer),
+    Column("other_completion_id", ID),
+    Column("other_choice", Integer),
+    Column("session", NAME),
+    Column("rater_id", NAME),
+    Column("rater_kind", String(16), nullable=False),
+    Column("body", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("joined_at", UtcDateTime),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("supersedes", ID),
+    Column("superseded_by", ID),
+    Column("run_id", ID),
+    Column("trained_version", NAME),
+    CheckConstraint(
+        "status in ('pending_target','accepted','trained','held_out','recorded',"
+        "'quarantined','superseded','withdrawn','expired','erased')",
+        name="status",
+    ),
+    Index(None, "tenant", "received_at"),
+    Index(None, "status", "kind"),
+    Index(None, "completion_id"),
+    Index(None, "other_completion_id"),
+    Index(None, "run_id"),
+)
+"""`body` is the request as accepted. `run_id` is the run that took the signal, while it runs and
+after it; `trained_version` is what came of it."""
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant", NAME, primary_key=True),
+    Column("key", NAME, primary_key=True),
+    Column("body_digest", String(64), nullable=False),
+    Column("feedback_id", ID, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("stream", String(32), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Messages that were decided in a transaction and are not yet on their stream; sent rows go."""
+
+rewards = Table(
+    "rewards",
+    metadata,
+    Column("completion_id", ID, primary_key=True),
+    Column("choice", Integer, primary_key=True),
+    Column("scorer", String(32), primary_key=True),
+    Column("scorer_version", NAME, primary_key=True),
+    Column("tenant", NAME, nullable=False),
+    Column("version", NAME, nullable=False),
+    Column("track", String(16), nullable=False),
+    Column("score", Float),
+    Column("error", Text),
+    Column("components", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "version", "scorer"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("method", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text),
+    Column("base_version", NAME, nullable=False),
+    Column("parent", NAME),
+    Column("dataset_fingerprint", String(64)),
+    Column("config", Json, nullable=False),
+    Column("seed", Integer, nullable=False),
+    Column("progress", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("heartbeat_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    Column("version", NAME),
+    CheckConstraint(
+        "state in ('asked','preparing','running','registering','done','failed','cancelled')",
+        name="state",
+    ),
+    Index(None, "state"),
+)
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("base", NAME, nullable=False),
+    Column("base_digest", String(64), nullable=False),
+    Column("parent", NAME),
+    Column("artifact", Text),
+    Column("artifact_digest", String(64)),
+    Column("run_id", ID),
+    Column("dataset_fingerprint", String(64)),
+    Column("reward_model", NAME),
+    Column("config", Json, nullable=False),
+    Column("seed", Integer),
+    Column("code_version", String(64), nullable=False),
+    Column("metrics", Json, nullable=False),
+    Column("gate_report", Json),
+    Column("approved_by", NAME),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("deleted", Boolean, nullable=False, server_default=false()),
+    Index(None, "kind", "created_at"),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("alias", String(32), primary_key=True),
+    Column("version", NAME, ForeignKey("model_versions.name")),
+    Column("weight", Float, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+)
+"""`weight` is the share of traffic that `candidate` gets; 1 for the others."""
+
+alias_history = Table(
+    "alias_history",
+    metadata,
+    Column("alias", String(32), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("version", NAME),
+    Column("previous", NAME),
+    Column("weight", Float, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", NAME, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""Append-only: what each alias named from when on, who moved it, and why."""

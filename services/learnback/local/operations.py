@@ -1,0 +1,168 @@
+"""What the operator's verbs do: keys, queues, training, releases."""
+
+from __future__ import annotations
+
+import getpass
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from learnback.contracts import streams as contract
+from learnback.contracts.models import Scope
+from learnback.core.bus import create_groups
+from learnback.core.clock import now
+from learnback.core.errors import NotFound
+from learnback.core.streams import DeadLetter, dead_letters, lags, replay
+from learnback.ledger import keys
+from learnback.ledger.migrate import migrate
+from learnback.local.access import Access, ask, run
+from learnback.local.show import show_json, show_table
+from learnback.local.status import show_queues
+from learnback.release import operations as release
+
+
+def run_migrate(home: Path | None, as_json: bool) -> None:
+    """Create or update the schema and the consumer groups."""
+
+    async def work(opened: Access) -> None:
+        await migrate(opened.database)
+        await create_groups(opened.redis)
+
+    run(home, work)
+    _done(as_json, {"migrated": True}, "The ledger and the streams are of this version.")
+
+
+def run_create_key(
+    home: Path | None,
+    as_json: bool,
+    *,
+    name: str,
+    tenant: str,
+    scopes: tuple[str, ...],
+    days: int | None,
+) -> None:
+    """Make a key and show its secret once."""
+    expires = now() + timedelta(days=days) if days else None
+
+    async def work(opened: Access) -> tuple[str, str]:
+        async with opened.database.write() as connection:
+            return await keys.create_key(
+                connection, tenant, name, [Scope(scope) for scope in scopes], expires
+            )
+
+    key_id, secret = run(home, work)
+    answer = {"id": key_id, "key": secret, "tenant": tenant, "scopes": list(scopes)}
+    _done(as_json, answer, f"{secret}\nIts id is {key_id}. It is not shown again.")
+
+
+def run_list_keys(home: Path | None, as_json: bool) -> None:
+    """List keys without secrets."""
+
+    async def work(opened: Access) -> list[keys.ApiKey]:
+        async with opened.database.read() as connection:
+            return list(await keys.list_keys(connection))
+
+    found = run(home, work)
+    if as_json:
+        show_json(found)
+        return
+    columns = ["id", "tenant", "name", "scopes", "expires", "revoked"]
+    rows = [[k.id, k.tenant, k.name, " ".join(k.scopes), k.expires_at, k.revoked_at] for k in found]
+    show_table("API keys", columns, rows)
+
+
+def run_revoke_key(home: Path | None, as_json: bool, key_id: str) -> None:
+    """Revoke a key."""
+
+    async def work(opened: Access) -> None:
+        async with opened.database.write() as connection:
+            await keys.revoke_key(connection, key_id)
+
+    run(home, work)
+    _done(as_json, {"id": key_id, "revoked": True}, f"{key_id} is revoked.")
+
+
+def run_lag(home: Path | None, as_json: bool) -> None:
+    """Show the lag of each group."""
+    found = run(home, lambda opened: lags(opened.redis))
+    if as_json:
+        show_json(found)
+        return
+    show_queues(found)
+
+
+def run_dead(home: Path | None, as_json: bool, stream: str) -> None:
+    """List dead letters."""
+    found = run(home, lambda opened: dead_letters(opened.redis, _stream(stream)))
+    if as_json:
+        show_json(found)
+        return
+    show_table(
+        f"Dead letters of {stream}",
+        ["id", "group", "deliveries", "error", "body"],
+        [[d.id, d.group, d.deliveries, d.error, d.body[:120]] for d in found],
+    )
+
+
+def run_replay(home: Path | None, as_json: bool, stream: str, letter_id: str | None) -> None:
+    """Put dead letters back."""
+
+    async def work(opened: Access) -> list[DeadLetter]:
+        letters = await dead_letters(opened.redis, _stream(stream))
+        chosen = [d for d in reversed(letters) if letter_id in (None, d.id)]
+        if letter_id and not chosen:
+            raise NotFound(f"{stream} has no dead letter {letter_id!r}.", field="--id")
+        for letter in chosen:
+            await replay(opened.redis, _stream(stream), letter)
+        return chosen
+
+    replayed = run(home, work)
+    _done(as_json, {"replayed": [d.id for d in replayed]}, f"{len(replayed)} put back.")
+
+
+def run_train(home: Path | None, as_json: bool, reason: str, seed: int | None) -> None:
+    """Ask the retraining process for a run."""
+    body = {"reason": reason} | ({} if seed is None else {"seed": seed})
+    answer = ask(home, "retraining", "POST", "/admin/v1/runs", body)
+    _done(as_json, answer, f"Run {answer['id']} is {answer['state']}.")
+
+
+def run_promote(home: Path | None, as_json: bool, version: str, reason: str, force: bool) -> None:
+    """Promote by hand."""
+    moved = run(
+        home,
+        lambda opened: release.promote(
+            opened.database, opened.redis, version, actor=_actor(), reason=reason, force=force
+        ),
+    )
+    _done(as_json, moved, f"{version} answers everybody now.")
+
+
+def run_rollback(home: Path | None, as_json: bool, to: str | None, reason: str) -> None:
+    """Roll back by hand."""
+    moved = run(
+        home,
+        lambda opened: release.rollback(
+            opened.database, opened.redis, actor=_actor(), reason=reason, to=to
+        ),
+    )
+    _done(as_json, moved, f"{moved.version} answers everybody again.")
+
+
+def _stream(name: str) -> contract.Stream:  # type: ignore[type-arg]
+    try:
+        return contract.by_name(name)
+    except KeyError as error:
+        raise NotFound(str(error.args[0]), field="stream") from error
+
+
+def _actor() -> str:
+    return f"operator:{getpass.getuser()}"
+
+
+def _done(as_json: bool, answer: object, line: str) -> None:
+    if as_json:
+        show_json(answer)
+    else:
+        click.echo(line)

@@ -1,0 +1,178 @@
+"""Files of model versions in any fsspec store: digest on write, verified on every read.
+
+An artifact is a folder of files. Its digest is the SHA-256 over the sorted lines
+`<sha256 of the file>  <relative path>`, so it covers names and contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import fsspec
+
+from learnback.core.errors import Conflict, LearnbackError, Unavailable
+
+CHUNK = 1 << 20
+MARKER = ".complete"
+"""Written last, with the digest: where it is, the artifact is whole."""
+
+
+class ArtifactCorrupt(LearnbackError):
+    """An artifact's files are missing or are not what the registry says they are."""
+
+    code, title = "artifact_corrupt", "Artifact corrupt"
+
+
+def digest_folder(folder: Path) -> str:
+    """The digest of a local folder; empty folders do not count."""
+    lines = [
+        f"{_digest_file(path)}  {path.relative_to(folder).as_posix()}" for path in _files(folder)
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def digest_model(path: str) -> str:
+    """The digest that stands for a base model: of its files if local, else of its name."""
+    folder = Path(path)
+    return digest_folder(folder) if folder.is_dir() else hashlib.sha256(path.encode()).hexdigest()
+
+
+class ArtifactStore:
+    """Artifacts under one root URL (`file:///...`, `s3://bucket/prefix`)."""
+
+    def __init__(self, root: str) -> None:
+        self.filesystem, self.root = fsspec.core.url_to_fs(root)
+
+    def put(self, folder: Path, name: str) -> str:
+        """Store a folder as `name` and return its digest. The same content again is a no-op.
+
+        The name appears last: a store that died half-way holds no artifact of that name. Other
+        content under a name that is taken is refused (Conflict): names are never reused.
+        """
+        digest = digest_folder(folder)
+        target = self._path(name)
+        if self.exists(name):
+            self._check_same(name, digest)
+            return digest
+        files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+        for relative, path in files.items():
+            remote = f"{target}/{relative}"
+            self.filesystem.makedirs(remote.rsplit("/", 1)[0], exist_ok=True)
+            self.filesystem.put_file(str(path), remote)
+        self._remove_strays(target, set(files))
+        with self.filesystem.open(f"{target}/{MARKER}", "w") as marker:
+            marker.write(digest)
+        return digest
+
+    def fetch(self, name: str, digest: str, cache: Path) -> Path:
+        """A local, verified copy of an artifact; ArtifactCorrupt if it is not what it should be.
+
+        Copies are kept in `cache` under their digest and verified again each time.
+        """
+        local = cache / digest
+        if local.is_dir() and digest_folder(local) == digest:
+            return local
+        cache.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".fetching-", dir=cache))
+        try:
+            self._download_or_say(name, scratch)
+            found = digest_folder(scratch)
+            if found != digest:
+                raise ArtifactCorrupt(
+                    f"The files of {name!r} have the digest {found[:12]}, not {digest[:12]}: "
+                    "they were changed or are incomplete. Restore them or train again."
+                )
+            return _install(scratch, local, digest)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def exists(self, name: str) -> bool:
+        """Whether an artifact of that name is complete."""
+        target = self._path(name)
+        self.filesystem.invalidate_cache(target)  # others write here too
+        return bool(self.filesystem.exists(f"{target}/{MARKER}"))
+
+    def delete(self, name: str) -> None:
+        """Remove an artifact; only after every replica has unloaded it."""
+        target = self._path(name)
+        if self.exists(name):  # the marker first: half an artifact must not look whole
+            self.filesystem.rm_file(f"{target}/{MARKER}")
+        if self.filesystem.exists(target):
+            self.filesystem.rm(target, recursive=True)
+
+    def _check_same(self, name: str, digest: str) -> None:
+        with self.filesystem.open(f"{self._path(name)}/{MARKER}", "r") as marker:
+            there = marker.read().strip()
+        if there != digest:
+            raise Conflict(
+                f"The artifact {name!r} holds other content ({there[:12]}, not {digest[:12]}). "
+                "Names are content-addressed and never reused: take another one."
+            )
+
+    def _remove_strays(self, target: str, files: set[str]) -> None:
+        """What an earlier store of other content left half-way."""
+        self.filesystem.invalidate_cache(target)
+        for path in self.filesystem.find(target):
+            if path[len(target) :].lstrip("/") not in files:
+                self.filesystem.rm_file(path)
+
+    def _download_or_say(self, name: str, folder: Path) -> None:
+        try:
+            self._download(name, folder)
+        except FileNotFoundError as error:
+            raise ArtifactCorrupt(f"Files of {name!r} are missing: {error}") from error
+        except OSError as error:
+            raise Unavailable(f"The artifact store can't be read: {error}") from error
+
+    def _download(self, name: str, folder: Path) -> None:
+        remote = self._path(name)
+        if not self.exists(name):
+            raise ArtifactCorrupt(f"There are no complete files for {name!r} at {remote}.")
+        for path in self.filesystem.find(remote):
+            relative = path[len(remote) :].lstrip("/")
+            if relative == MARKER:
+                continue
+            if ".." in relative.split("/"):
+                raise ArtifactCorrupt(f"The store lists {relative!r} in {name!r}: outside of it.")
+            local = folder / relative
+            local.parent.mkdir(parents=True, exist_ok=True)
+            self.filesystem.get_file(path, str(local))
+
+    def _path(self, name: str) -> str:
+        if not name or any(part in {"", ".", ".."} for part in name.split("/")):
+            raise ValueError(f"{name!r} is no artifact name")
+        return f"{self.root}/{name}"
+
+
+def _install(scratch: Path, local: Path, digest: str) -> Path:
+    """Rename into place. A good copy of a rival stays, since an engine may be reading it."""
+    scratch.chmod(0o755)  # mkdtemp makes it 0700, and the engine may run as another user
+    if local.exists():
+        if local.is_dir() and digest_folder(local) == digest:
+            return local
+        grave = Path(tempfile.mkdtemp(prefix=".damaged-", dir=local.parent))
+        os.replace(local, grave / "old")
+        shutil.rmtree(grave, ignore_errors=True)
+    try:
+        os.replace(scratch, local)
+    except OSError:
+        if not local.is_dir():
+            raise
+    return local
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def _digest_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

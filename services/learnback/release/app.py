@@ -1,0 +1,138 @@
+"""The release process: its HTTP API beside the controller."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+from fastapi import FastAPI
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from learnback import __version__
+from learnback.contracts.streams import MODELS
+from learnback.core import logging as logs
+from learnback.core.bus import Consumer
+from learnback.core.http import BodyLimits, add_error_handlers, add_health_routes
+from learnback.core.process import consumers_ready, running, serve
+from learnback.core.redis import connect
+from learnback.core.settings import CommonSettings, keys_required
+from learnback.ledger.database import Database
+from learnback.ledger.keys import KeyRing
+from learnback.ledger.migrate import check_schema, migrate
+from learnback.registry import store
+from learnback.registry.artifacts import ArtifactStore, digest_model
+from learnback.release.controller import Controller
+from learnback.release.engine import Engine
+from learnback.release.routes import router
+from learnback.release.settings import ReleaseSettings
+
+log = logging.getLogger(__name__)
+
+PROCESS = "release"
+GROUP = "release"
+BODY_S = 10.0
+"""Longest time for a body of a few hundred bytes to arrive."""
+
+
+def create_app(
+    settings: ReleaseSettings,
+    common: CommonSettings,
+    *,
+    database: Database,
+    redis: Redis,
+    client: httpx.AsyncClient,
+) -> FastAPI:
+    """The app with its collaborators; it neither opens nor closes them."""
+    engine = Engine(client, settings.inference_url, settings.api_key.get_secret_value())
+    artifacts = ArtifactStore(common.artifact_root)
+    controller = Controller(
+        database, redis, artifacts, engine, settings, common.home / PROCESS, common.held_out_share
+    )
+    consumer = Consumer(redis, MODELS, GROUP, controller.on_trained, name=worker_name())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await migrate(database)
+        await register_base(database, common.model)
+        async with running(consumers=[consumer], loops=[controller.run_forever]):
+            yield
+
+    app = FastAPI(title="Learnback release", version=__version__, lifespan=lifespan)
+    app.state.controller = controller
+    add_error_handlers(app)
+    app.include_router(
+        router(database, controller, KeyRing(database), keys_required(common, settings.host))
+    )
+    add_health_routes(
+        app,
+        {
+            "ledger": lambda: check_schema(database),
+            "redis": lambda: check_redis(redis),
+            "models": consumers_ready([consumer]),
+        },
+    )
+    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, max_seconds=BODY_S)
+    return app
+
+
+async def register_base(database: Database, model: str) -> None:
+    """Register the base model and serve it if nothing is served yet; nothing without a model."""
+    if not model:
+        return
+    digest = await asyncio.to_thread(digest_model, model)
+    async with database.write() as connection:
+        await store.ensure_base(connection, model, digest, actor=PROCESS)
+
+
+async def check_redis(redis: Redis) -> str | None:
+    """A readiness check."""
+    try:
+        await redis.ping()
+    except (RedisError, OSError) as error:
+        return f"Redis is away: {error}"
+    return None
+
+
+def worker_name() -> str:
+    """Unique among all workers of the group."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def main() -> None:
+    """Read the settings and serve until SIGTERM."""
+    settings, common = ReleaseSettings(), CommonSettings()
+    logs.configure(PROCESS, level=common.log_level, format=common.log_format)
+    serve(build(settings, common), settings.host, settings.port)
+
+
+def build(settings: ReleaseSettings, common: CommonSettings) -> FastAPI:
+    """The app with collaborators of its own, closed when it ends."""
+    database, redis = Database(common.ledger_url), connect(common.redis_url)
+    client = httpx.AsyncClient(
+        timeout=httpx.Timeout(settings.request_timeout.total_seconds(), connect=5.0),
+        limits=httpx.Limits(max_connections=settings.concurrency + 2),
+    )
+    app = create_app(settings, common, database=database, redis=redis, client=client)
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(database.close)
+            stack.push_async_callback(redis.aclose)
+            stack.push_async_callback(client.aclose)
+            await stack.enter_async_context(inner(app))
+            yield
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+if __name__ == "__main__":
+    main()

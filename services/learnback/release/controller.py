@@ -1,0 +1,249 @@
+"""The release controller: judges the newest candidate, promotes what passes, says what changed.
+
+All state is in the ledger: REGISTERED -> PASSED or REFUSED -> PROMOTED. Each step is one
+transaction that checks the state before it, so a controller that was killed at any point goes on
+where it was, and of two controllers only one has an effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from learnback.contracts.messages import ModelTrained
+from learnback.contracts.models import Alias, VersionKind, VersionState
+from learnback.core.errors import LearnbackError, Unavailable
+from learnback.core.settings import HELD_OUT_SHARE
+from learnback.ledger.database import Database
+from learnback.ledger.evaluation import HeldOutPrompt, held_out_prompts
+from learnback.ledger.types import storable
+from learnback.registry import store
+from learnback.registry.artifacts import ArtifactStore
+from learnback.release import metrics, operations
+from learnback.release.answers import AnswerCache, answer_key
+from learnback.release.engine import CandidateFailing, Engine, Sampling
+from learnback.release.evaluation import Round, compare, generate
+from learnback.release.judging import facts_of, find_judge, load_judge
+from learnback.release.policy import (
+    Evaluation,
+    GateReport,
+    Verdict,
+    decide,
+    preconditions,
+    refused,
+    superseded,
+)
+from learnback.release.progress import Progress
+from learnback.release.settings import ReleaseSettings
+
+log = logging.getLogger(__name__)
+
+GATE = "gate"
+"""Actor of automatic moves."""
+JUDGED = frozenset({VersionKind.ADAPTER, VersionKind.PROMPT})
+EXPECTED = (LearnbackError, RedisError, OSError)
+"""What a look may end in without being a bug; the next one tries again."""
+
+
+class Controller:
+    """Looks when told to and every `look_every`; `progress` is of versions judged here."""
+
+    def __init__(
+        self,
+        database: Database,
+        redis: Redis,
+        artifacts: ArtifactStore,
+        engine: Engine,
+        settings: ReleaseSettings,
+        folder: Path,
+        held_out_share: float = HELD_OUT_SHARE,
+    ) -> None:
+        self.database = database
+        self.redis = redis
+        self.artifacts = artifacts
+        self.engine = engine
+        self.settings = settings
+        self.held_out_share = held_out_share
+        self.judges = folder / "judges"
+        self.cache = AnswerCache(folder / "answers")
+        self.progress: dict[str, Progress] = {}
+        self._attempts: dict[str, int] = {}
+        self._announced: dict[Alias, int] = {}
+        self._wake = asyncio.Event()
+
+    async def on_trained(self, messages: Sequence[ModelTrained]) -> None:
+        """A message says "look now"; the ledger says what there is."""
+        self._wake.set()
+
+    async def run_forever(self) -> None:
+        """Look, wait, look again. Ends by cancellation."""
+        while True:
+            self._wake.clear()
+            try:
+                await self.look()
+            except EXPECTED as error:
+                metrics.FAILURES.inc()
+                log.warning("looking again later: %s", error)
+            except Exception:  # the edge of the process
+                metrics.FAILURES.inc()
+                log.exception("a look failed; trying again later")
+            await self._wait()
+
+    async def look(self) -> None:
+        """One round: announce, judge, promote, announce."""
+        await self.announce()
+        candidate = await self._choose()
+        if candidate is not None:
+            report = await self._judge(candidate)
+            await self.record(candidate.name, report)
+        if await self.promote():
+            await self.announce()
+
+    async def announce(self) -> None:
+        """Publish each alias's revision, unless it was published by this controller already."""
+        async with self.database.read() as connection:
+            release = await store.release(connection)
+        states = [
+            state
+            for state in (release.stable, release.candidate)
+            if state.revision != self._announced.get(state.alias, 0)
+        ]
+        await operations.announce(self.redis, states)
+        self._announced |= {state.alias: state.revision for state in states}
+
+    async def record(self, version: str, report: GateReport) -> bool:
+        """Write the verdict, unless another controller did; whether it was written."""
+        passed = report.verdict is Verdict.PASSED
+        async with self.database.write() as connection:
+            written = await store.set_state(
+                connection,
+                version,
+                VersionState.PASSED if passed else VersionState.REFUSED,
+                gate_report=storable(report.as_json()),
+                expected=VersionState.REGISTERED,
+            )
+        if written:
+            metrics.VERDICTS.labels(report.verdict).inc()
+            log.info("%s: %s: %s", version, report.verdict, "; ".join(report.reasons))
+        return written
+
+    async def promote(self) -> bool:
+        """Promote the newest version that passed, if nobody has to approve; whether it moved."""
+        if self.settings.approval != "auto":
+            return False
+        versions = await self._versions()
+        newest = next((v for v in versions if v.state is VersionState.PASSED), None)
+        if newest is None:
+            return False
+        moved = await operations.promote_passed(self.database, newest.name, GATE)
+        return moved is not None
+
+    async def _choose(self) -> store.ModelVersion | None:
+        """The newest version that nobody has judged; older ones are refused as superseded."""
+        async with self.database.read() as connection:
+            stable = (await store.alias_state(connection, Alias.STABLE)).version
+        newest: store.ModelVersion | None = None
+        newer: str | None = None  # what an older candidate is superseded by
+        for version in await self._versions():
+            if version.state is VersionState.REGISTERED:
+                if newer is not None:
+                    await self.record(version.name, superseded(newer))
+                    continue
+                newest, newer = version, version.name
+            elif version.name == stable:
+                newer = newer or version.name
+        return newest
+
+    async def _versions(self) -> list[store.ModelVersion]:
+        """All that may be judged, newest first."""
+        async with self.database.read() as connection:
+            versions = await store.list_versions(connection)
+        return [v for v in versions if v.kind in JUDGED]
+
+    async def _judge(self, candidate: store.ModelVersion) -> GateReport:
+        """Evaluate; a candidate that the engine can't serve is refused after some attempts."""
+        try:
+            return await self.evaluate(candidate)
+        except CandidateFailing as error:
+            tried = self._attempts.get(candidate.name, 0) + 1
+            self._attempts[candidate.name] = tried
+            if tried < self.settings.attempts:
+                raise
+            return refused(f"it could not be served in {tried} attempts: {error.detail}")
+
+    async def evaluate(self, candidate: store.ModelVersion) -> GateReport:
+        """Compare the candidate with what is stable now, and decide."""
+        started = time.monotonic()
+        async with self.database.read() as connection:
+            stable = await store.alias_state(connection, Alias.STABLE)
+        if stable.version is None:
+            raise Unavailable("Nothing is served yet, so there is nothing to compare with.")
+        evaluation = await self._measure(candidate, stable.version)
+        seconds = time.monotonic() - started
+        evaluation = evaluation.model_copy(update={"seconds": round(seconds, 3)})
+        report = decide(evaluation, self.settings.gate)
+        metrics.EVALUATION_SECONDS.observe(seconds)
+        if evaluation.win_rate is not None:
+            for bound in ("rate", "low", "high"):
+                metrics.WIN_RATE.labels(bound).set(getattr(evaluation.win_rate, bound))
+        self.progress[candidate.name].begin("done")
+        return report.model_copy(update={"stable_revision": stable.revision})
+
+    async def _measure(self, candidate: store.ModelVersion, stable: str) -> Evaluation:
+        progress = self.progress[candidate.name] = Progress(candidate.name)
+        judging = await find_judge(self.database)
+        base = Evaluation(
+            candidate=candidate.name,
+            stable=stable,
+            judge=facts_of(judging) if judging else None,
+            distance=candidate.metrics.get("distance_from_reference"),
+        )
+        failed = [c.name for c in preconditions(base, self.settings.gate) if not c.passed]
+        if failed or judging is None:
+            return base.model_copy(
+                update={"note": f"no answers were generated, since {', '.join(failed)} failed"}
+            )
+        prompts = await self._prompts()
+        least = self.settings.gate.min_prompts
+        if len(prompts) < least:
+            return base.model_copy(
+                update={"note": f"there are {len(prompts)} held-out prompts, {least} are needed"}
+            )
+        judge = await load_judge(judging, self.artifacts, self.judges)
+        work = self._round(progress)
+        self._forget_answers(candidate.name, stable, prompts, work.sampling)
+        sides = await generate(candidate.name, stable, prompts, work)
+        progress.begin("scoring")
+        return await asyncio.to_thread(compare, base, sides, prompts, judge.model, 0)
+
+    async def _prompts(self) -> list[HeldOutPrompt]:
+        async with self.database.read() as connection:
+            return await held_out_prompts(connection, self.settings.prompts, self.held_out_share)
+
+    def _round(self, progress: Progress) -> Round:
+        return Round(
+            engine=self.engine,
+            cache=self.cache,
+            sampling=Sampling(self.settings.temperature, self.settings.max_tokens),
+            concurrency=self.settings.concurrency,
+            progress=progress,
+        )
+
+    def _forget_answers(
+        self, candidate: str, stable: str, prompts: Sequence[HeldOutPrompt], sampling: Sampling
+    ) -> None:
+        keys = [answer_key(p.key, sampling.as_parameters()) for p in prompts]
+        self.cache.keep_only([candidate, stable], keys)
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self.settings.look_every.total_seconds()):
+                await self._wake.wait()
+        except TimeoutError:
+            return

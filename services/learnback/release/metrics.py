@@ -1,0 +1,28 @@
+"""Metrics of the release process."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+EVALUATION_PROGRESS = Gauge(
+    "learnback_release_evaluation_progress_ratio", "Share of the running evaluation that is done."
+)
+EVALUATION_ETA = Gauge(
+    "learnback_release_evaluation_eta_seconds", "Time that the running evaluation still needs."
+)
+EVALUATION_SECONDS = Histogram(
+    "learnback_release_evaluation_seconds",
+    "Time that an evaluation took.",
+    buckets=(1, 5, 15, 30, 60, 120, 300, 600, 1800),
+)
+ANSWERS = Counter("learnback_release_answers_total", "Answers for evaluations.", ["side", "source"])
+"""`side`: candidate or stable; `source`: generated, cached or failed."""
+VERDICTS = Counter("learnback_release_verdicts_total", "Decisions of the gate.", ["verdict"])
+WIN_RATE = Gauge(
+    "learnback_release_win_rate_ratio", "The last evaluation's win rate and its bounds.", ["bound"]
+)
+PROMOTIONS = Counter("learnback_release_promotions_total", "Moves of the stable alias.", ["by"])
+"""`by`: gate, operator or rollback."""
+FAILURES = Counter(
+    "learnback_release_failures_total", "Looks that ended in an error and are tried again."
+)

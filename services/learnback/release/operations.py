@@ -1,0 +1,220 @@
+"""Moving the stable alias: by the gate, by an operator, and back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from learnback.contracts.messages import ReleaseChanged
+from learnback.contracts.models import Alias, VersionKind, VersionState
+from learnback.contracts.streams import RELEASES
+from learnback.core.bus import publish
+from learnback.core.clock import now
+from learnback.core.errors import Conflict, Unprocessable
+from learnback.ledger.database import Database
+from learnback.registry import store
+from learnback.release import metrics
+
+log = logging.getLogger(__name__)
+
+SERVABLE = frozenset({VersionKind.BASE, VersionKind.ADAPTER, VersionKind.PROMPT})
+
+
+async def promote(
+    database: Database,
+    redis: Redis,
+    version: str,
+    actor: str,
+    reason: str,
+    force: bool = False,
+    expected_revision: int | None = None,
+) -> store.AliasState:
+    """Let `version` answer everybody. Promoting what is stable already changes nothing.
+
+    Raises NotFound; Unprocessable for what can't answer (a reward model); Conflict if the gate did
+    not pass it and `force` is not set, or if the alias moved since `expected_revision`.
+    """
+    async with database.write() as connection:
+        wanted = await store.get(connection, version)
+        _check_servable(wanted)
+        before = await store.alias_state(connection, Alias.STABLE)
+        if before.version == version:
+            return before
+        if not force:
+            _check_passed(wanted)
+        moved = await _move(
+            connection, version, before, actor, _with_force(reason, force), expected_revision
+        )
+        await store.set_state(connection, version, VersionState.PROMOTED, approved_by=actor)
+    metrics.PROMOTIONS.labels("operator").inc()
+    await announce_or_log(redis, [moved])
+    return moved
+
+
+async def rollback(
+    database: Database,
+    redis: Redis,
+    actor: str,
+    reason: str,
+    to: str | None = None,
+    expected_revision: int | None = None,
+) -> store.AliasState:
+    """Let the stable version before this one answer again; what is left is marked rolled back.
+
+    `to` names any version that was stable before. Raises Conflict if there is none to go back to.
+    """
+    async with database.write() as connection:
+        before = await store.alias_state(connection, Alias.STABLE)
+        target = await _target(connection, before, to)
+        moved = await _move(
+            connection, target, before, actor, f"rollback: {reason}", expected_revision
+        )
+        if before.version is not None:
+            await _mark_left(connection, before.version)
+        await store.set_state(connection, target, VersionState.PROMOTED)
+    metrics.PROMOTIONS.labels("rollback").inc()
+    await announce_or_log(redis, [moved])
+    return moved
+
+
+async def history(
+    database: Database, alias: Alias = Alias.STABLE, limit: int = 100
+) -> list[store.AliasMove]:
+    """The moves of an alias, newest first."""
+    async with database.read() as connection:
+        return await store.history(connection, alias, limit)
+
+
+async def promote_passed(database: Database, version: str, actor: str) -> store.AliasState | None:
+    """Promote what the gate passed, if it was compared with what is stable now.
+
+    None if there is nothing to do: somebody else did it, or the comparison is stale, in which
+    case the version is to be judged again.
+    """
+    async with database.write() as connection:
+        wanted = await store.get(connection, version)
+        if wanted.state is not VersionState.PASSED:
+            return None
+        before = await store.alias_state(connection, Alias.STABLE)
+        if before.version == version:
+            await store.set_state(connection, version, VersionState.PROMOTED, approved_by=actor)
+            return None
+        if compared_with(wanted) != before.version:
+            await store.set_state(connection, version, VersionState.REGISTERED)
+            log.info("%s is judged again: stable is %s by now", version, before.version)
+            return None
+        moved = await _move(connection, version, before, actor, passed_reason(wanted), None)
+        await store.set_state(connection, version, VersionState.PROMOTED, approved_by=actor)
+    metrics.PROMOTIONS.labels("gate").inc()
+    log.info("%s is stable (revision %s)", version, moved.revision)
+    return moved
+
+
+def compared_with(version: store.ModelVersion) -> str | None:
+    """The version that the gate compared it with."""
+    evaluation = (version.gate_report or {}).get("evaluation") or {}
+    found = evaluation.get("stable")
+    return str(found) if found else None
+
+
+def passed_reason(version: store.ModelVersion) -> str:
+    """One sentence for the history."""
+    evaluation = (version.gate_report or {}).get("evaluation") or {}
+    rate = evaluation.get("win_rate") or {}
+    if not rate:
+        return "passed the gate"
+    return (
+        f"passed the gate: win rate {rate['rate']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}] "
+        f"on {rate['n']} held-out prompts against {evaluation.get('stable')}"
+    )
+
+
+async def announce(redis: Redis, states: Sequence[store.AliasState]) -> None:
+    """Publish `ReleaseChanged` for aliases that have moved at least once."""
+    moved = [state for state in states if state.revision > 0]
+    at = now()
+    await publish(
+        redis,
+        RELEASES,
+        [
+            ReleaseChanged(alias=s.alias, version=s.version, revision=s.revision, at=at)
+            for s in moved
+        ],
+    )
+
+
+async def announce_or_log(redis: Redis, states: Sequence[store.AliasState]) -> None:
+    """The alias has moved, whatever Redis does: the release process announces it again."""
+    try:
+        await announce(redis, states)
+    except (RedisError, OSError) as error:
+        log.warning("moved, but not announced yet: %s", error)
+
+
+async def _move(
+    connection: AsyncConnection,
+    version: str,
+    before: store.AliasState,
+    actor: str,
+    reason: str,
+    expected_revision: int | None,
+) -> store.AliasState:
+    expected = before.revision if expected_revision is None else expected_revision
+    return await store.move_alias(
+        connection, Alias.STABLE, version, expected_revision=expected, actor=actor, reason=reason
+    )
+
+
+def _check_servable(version: store.ModelVersion) -> None:
+    if version.kind not in SERVABLE:
+        raise Unprocessable(
+            f"{version.name} is a {version.kind.replace('_', ' ')}: it scores answers and can't "
+            "give any.",
+            field="version",
+        )
+
+
+def _check_passed(version: store.ModelVersion) -> None:
+    if version.state in {VersionState.PASSED, VersionState.PROMOTED}:
+        return
+    reasons = "; ".join((version.gate_report or {}).get("reasons", []))
+    why = {
+        VersionState.REGISTERED: "the gate has not judged it yet",
+        VersionState.REFUSED: f"the gate refused it: {reasons or 'no reason is recorded'}",
+        VersionState.ROLLED_BACK: "it was rolled back",
+    }[version.state]
+    raise Conflict(f"{version.name} is not promoted: {why}. `force` overrides.", field="version")
+
+
+def _with_force(reason: str, force: bool) -> str:
+    return f"forced: {reason}" if force else reason
+
+
+async def _target(connection: AsyncConnection, before: store.AliasState, to: str | None) -> str:
+    """The version to go back to: `to`, else the last stable one that was not rolled back."""
+    moves = await store.history(connection, Alias.STABLE, limit=1000)
+    earlier = dict.fromkeys(
+        m.previous for m in moves if m.previous and m.previous != before.version
+    )
+    if to is not None:
+        if to not in earlier:
+            raise Conflict(
+                f"{to} was not stable before {before.version}; to serve it, promote it.", field="to"
+            )
+        return to
+    for name in earlier:
+        found = await store.find(connection, name)
+        if found is not None and found.state is not VersionState.ROLLED_BACK:
+            return name
+    raise Conflict(f"There is no stable version before {before.version} to go back to.")
+
+
+async def _mark_left(connection: AsyncConnection, name: str) -> None:
+    """The base can't be at fault: it stays what one can always go back to."""
+    left = await store.get(connection, name)
+    if left.kind is not VersionKind.BASE:
+        await store.set_state(connection, name, VersionState.ROLLED_BACK)

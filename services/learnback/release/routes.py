@@ -1,0 +1,110 @@
+"""The release API: what serves and why, promote, roll back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from learnback.contracts.models import Alias, Scope
+from learnback.ledger.database import Database
+from learnback.ledger.keys import KeyRing, Principal, require_scope
+from learnback.registry import store
+from learnback.release import operations
+from learnback.release.controller import Controller
+from learnback.release.schemas import (
+    AliasView,
+    History,
+    MoveView,
+    Name,
+    Promotion,
+    Releases,
+    Rollback,
+    Story,
+    VersionLine,
+)
+
+
+def router(
+    database: Database, controller: Controller, keys: KeyRing, keys_required: bool
+) -> APIRouter:
+    """Routes under `/admin/v1`; all need the scope `admin`."""
+    routes = APIRouter(prefix="/admin/v1", tags=["release"])
+
+    async def operator(request: Request) -> Principal:
+        principal = await keys.authenticate(
+            request.headers.get("authorization"), required=keys_required
+        )
+        require_scope(principal, Scope.ADMIN)
+        return principal
+
+    @routes.get("/releases")
+    async def list_releases(principal: Principal = Depends(operator)) -> Releases:
+        """All versions with their states, newest first, and what the aliases name."""
+        async with database.read() as connection:
+            release = await store.release(connection)
+            versions = await store.list_versions(connection)
+        return Releases(
+            stable=AliasView.of(release.stable),
+            candidate=AliasView.of(release.candidate),
+            versions=[VersionLine.of(v, progress_of(controller, v.name)) for v in versions],
+        )
+
+    @routes.get("/releases/{version}")
+    async def get_release(version: Name, principal: Principal = Depends(operator)) -> Story:
+        """A version's whole story: lineage, gate report, evaluation progress, history."""
+        async with database.read() as connection:
+            found = await store.get(connection, version)
+            moves = await store.history(connection, Alias.STABLE, limit=1000)
+        mine = [MoveView.of(m) for m in moves if version in (m.version, m.previous)]
+        return Story(version=found, history=mine, progress=progress_of(controller, version))
+
+    @routes.get("/history")
+    async def get_history(
+        principal: Principal = Depends(operator),
+        alias: Alias = Alias.STABLE,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> History:
+        """The moves of an alias, newest first."""
+        moves = await operations.history(database, alias, limit)
+        return History(alias=alias, moves=[MoveView.of(move) for move in moves])
+
+    @routes.post("/promote")
+    async def promote(body: Promotion, principal: Principal = Depends(operator)) -> AliasView:
+        """Let a version answer everybody; 409 if the gate did not pass it, unless forced."""
+        moved = await operations.promote(
+            database,
+            controller.redis,
+            body.version,
+            actor_of(principal),
+            body.reason,
+            body.force,
+            body.expected_revision,
+        )
+        return AliasView.of(moved)
+
+    @routes.post("/rollback")
+    async def rollback(body: Rollback, principal: Principal = Depends(operator)) -> AliasView:
+        """Let an earlier stable version answer again; 409 if there is none."""
+        moved = await operations.rollback(
+            database,
+            controller.redis,
+            actor_of(principal),
+            body.reason,
+            body.to,
+            body.expected_revision,
+        )
+        return AliasView.of(moved)
+
+    return routes
+
+
+def progress_of(controller: Controller, version: str) -> dict[str, Any] | None:
+    """The evaluation's progress, if this process has begun one."""
+    progress = controller.progress.get(version)
+    return progress.as_data() if progress else None
+
+
+def actor_of(principal: Principal) -> str:
+    """Who is written into the history."""
+    return f"key:{principal.key_id}" if principal.key_id else "operator"

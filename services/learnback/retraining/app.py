@@ -1,0 +1,140 @@
+"""The retraining process: watches the ledger, trains, registers; takes wishes over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from redis.asyncio import Redis
+
+from learnback import __version__
+from learnback.contracts.messages import FeedbackReceived
+from learnback.contracts.streams import FEEDBACK
+from learnback.core import redis as redis_clients
+from learnback.core.bus import Consumer
+from learnback.core.http import BodyLimits, add_error_handlers, add_health_routes
+from learnback.core.logging import configure
+from learnback.core.process import consumers_ready, running, serve
+from learnback.core.settings import CommonSettings, keys_required
+from learnback.ledger.database import Database
+from learnback.ledger.keys import KeyRing
+from learnback.ledger.migrate import check_schema, migrate
+from learnback.registry import store
+from learnback.registry.artifacts import ArtifactStore, digest_model
+from learnback.retraining import routes
+from learnback.retraining.cycle import Cycle
+from learnback.retraining.launcher import SubprocessLauncher
+from learnback.retraining.registrar import Registrar
+from learnback.retraining.settings import RetrainingSettings
+from learnback.retraining.watch import Watch
+
+log = logging.getLogger(__name__)
+
+Close = Callable[[], Awaitable[None]]
+
+MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 10.0
+
+
+def create_app(
+    settings: RetrainingSettings,
+    common: CommonSettings,
+    *,
+    database: Database,
+    redis: Redis,
+    base: store.ModelVersion,
+    close: Sequence[Close] = (),
+) -> FastAPI:
+    """The app with its workers, which run while its lifespan does; `close` runs at its end."""
+    cycle = _cycle(settings, common, database, redis, base)
+    watch = Watch(cycle, settings.poll.total_seconds(), common.home / "retraining.lock")
+
+    async def on_feedback(_messages: Sequence[FeedbackReceived]) -> None:
+        watch.wake.set()  # the ledger is the record: the message only says "look now"
+
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    consumer = Consumer(redis, FEEDBACK, "retraining", on_feedback, name=name)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with running(consumers=[consumer], loops=[watch.run_forever]):
+            yield
+        await cycle.close()
+        for closing in close:
+            await closing()
+
+    app = FastAPI(title="Learnback retraining", version=__version__, lifespan=lifespan)
+    app.add_middleware(BodyLimits, max_bytes=MAX_BODY_BYTES, max_seconds=BODY_SECONDS)
+    add_error_handlers(app)
+    add_health_routes(
+        app,
+        {
+            "ledger": database.check,
+            "schema": lambda: check_schema(database),
+            "bus": consumers_ready([consumer]),
+            "alone": watch.check,
+        },
+    )
+    required = keys_required(common, settings.host)
+    app.state.parts = routes.Parts(settings, database, watch, KeyRing(database), required)
+    app.include_router(routes.router)
+    return app
+
+
+def _cycle(
+    settings: RetrainingSettings,
+    common: CommonSettings,
+    database: Database,
+    redis: Redis,
+    base: store.ModelVersion,
+) -> Cycle:
+    artifacts = ArtifactStore(common.artifact_root)
+    return Cycle(
+        settings,
+        base,
+        database,
+        SubprocessLauncher(
+            settings.job_command, threads=settings.job_threads, niceness=settings.niceness
+        ),
+        Registrar(database, redis, artifacts, common.home / "cache" / "retraining"),
+        common.home / "runs",
+        common.held_out_share,
+    )
+
+
+async def prepare(common: CommonSettings, database: Database) -> store.ModelVersion:
+    """Bring the ledger's schema up to date and register the base model."""
+    await migrate(database)
+    digest = await asyncio.to_thread(digest_model, common.model)
+    async with database.write() as connection:
+        return await store.ensure_base(connection, common.model, digest, actor="retraining")
+
+
+def main() -> None:
+    """Run the process with settings from the environment."""
+    settings, common = RetrainingSettings(), CommonSettings()
+    configure("retraining", level=common.log_level, format=common.log_format)
+    if not common.model:
+        raise SystemExit("LEARNBACK_MODEL is not set: name the base model's folder or hub name")
+    started = time.monotonic()
+    base = asyncio.run(_prepare_once(common))
+    log.info("base model %s (%.1f s)", base.name, time.monotonic() - started)
+    database = Database(common.ledger_url)
+    redis = redis_clients.connect(common.redis_url)
+    close = (redis.aclose, database.close)
+    app = create_app(settings, common, database=database, redis=redis, base=base, close=close)
+    serve(app, settings.host, settings.port)
+
+
+async def _prepare_once(common: CommonSettings) -> store.ModelVersion:
+    database = Database(common.ledger_url)
+    try:
+        return await prepare(common, database)
+    finally:
+        await database.close()

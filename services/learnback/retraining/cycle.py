@@ -1,0 +1,379 @@
+"""The life of training runs, one step at a time: consider, prepare, follow, register.
+
+Continues from the base model always, never from the last adapter, with every signal on record that
+was trained on before or is new. So nothing that people said is forgotten however many runs there
+are, a withdrawn signal is out of the next version entirely, and no version carries the mistakes of
+a refused one. It costs training time in proportion to all signals; a cap belongs here once it
+hurts.
+
+All that a step decides is in the ledger before it acts, so that after a crash at any point the next
+step goes on: a run being prepared is prepared again, a running job is followed or started again (it
+resumes from its checkpoint), a finished one is registered again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from learnback.contracts.models import Alias, FeedbackStatus
+from learnback.core.clock import now
+from learnback.core.errors import Conflict
+from learnback.core.ids import new_id
+from learnback.core.settings import HELD_OUT_SHARE
+from learnback.ledger import training
+from learnback.ledger.database import Database
+from learnback.ledger.runs import ACTIVE, Run, RunState, change_run, create_run, list_runs
+from learnback.registry import store
+from learnback.registry.store import ModelVersion
+from learnback.retraining import dataset, metrics
+from learnback.retraining.dataset import Dataset, Shares
+from learnback.retraining.launcher import JobStatus, Launcher, Vital
+from learnback.retraining.plan import (
+    PLAN_FILE,
+    DpoHyperparameters,
+    ExitCode,
+    RunPlan,
+    write_atomically,
+)
+from learnback.retraining.registrar import DATASET_DIRECTORY, Registrar
+from learnback.retraining.settings import RetrainingSettings
+from learnback.retraining.trigger import Decision, Policy, Situation, decide
+
+log = logging.getLogger(__name__)
+
+METHOD = "dpo"
+HEARTBEAT_S = 5.0
+"""How often a run that shows no progress still says that it is watched."""
+MAX_BACKOFF_S = 60.0
+CANCEL_GRACE_S = 1.0
+"""A cancelled job has nothing to save."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the waiting signals come to."""
+
+    waiting: training.Waiting
+    rows: int
+    """Pairs that the whole dataset would have for training; 0: not looked, too few wait."""
+    new: int
+    """Waiting signals that would be trained on."""
+
+
+@dataclass
+class _Following:
+    """What this process remembers of the run at hand; all of it can be lost."""
+
+    run_id: str
+    reported: dict[str, Any] | None = None
+    reported_at: float = 0.0
+    retry_at: float = 0.0
+
+
+class Cycle:
+    """Takes training runs through their states. One instance at a time works on a ledger."""
+
+    def __init__(
+        self,
+        settings: RetrainingSettings,
+        base: ModelVersion,
+        database: Database,
+        launcher: Launcher,
+        registrar: Registrar,
+        folder: Path,
+        held_out_share: float = HELD_OUT_SHARE,
+    ) -> None:
+        self.settings = settings
+        self.base = base
+        self.shares = Shares(held_out_share, settings.held_out_raters)
+        self.database = database
+        self.launcher = launcher
+        self.registrar = registrar
+        self.folder = folder
+        self.decision = Decision(False, "not looked yet")
+        self._following: _Following | None = None
+        self._looked: _Look | None = None
+        self._swept = False
+        self._unannounced: list[ModelVersion] | None = None
+
+    def folder_of(self, run_id: str) -> Path:
+        """Where a run's files are."""
+        return self.folder / run_id
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way."""
+        return self._following is not None
+
+    async def step(self) -> None:
+        """Do what can be done now. Raises whatever is away; the next step tries again."""
+        await self._announce()
+        async with self.database.read() as connection:
+            active = await list_runs(connection, ACTIVE, limit=1)
+        await self._stop_cancelled(active)
+        try:
+            if not active:
+                metrics.idle()
+                await self._consider()
+            else:
+                await self._advance(active[0])
+        except Conflict as error:  # cancelled while we were at it
+            log.info("%s", error.detail)
+
+    async def fail(self, reason: str) -> None:
+        """End the active run, whatever it is doing, and let its signals wait again."""
+        async with self.database.read() as connection:
+            active = await list_runs(connection, ACTIVE, limit=1)
+        for run in active:
+            await self.launcher.stop(self.folder_of(run.id), grace_s=0.0)
+            await self._fail(run, reason)
+
+    async def close(self) -> None:
+        """Let the job save a checkpoint and stop; the next start of this process goes on."""
+        if self._following is not None:
+            folder = self.folder_of(self._following.run_id)
+            await self.launcher.stop(folder, grace_s=self.settings.grace.total_seconds())
+
+    async def _announce(self) -> None:
+        """Send what may not have been sent; at the start, all that nobody has judged yet."""
+        if self._unannounced is None:
+            self._unannounced = await self.registrar.unjudged()
+        if self._unannounced:
+            await self.registrar.announce(self._unannounced)
+            self._unannounced = []
+
+    async def _stop_cancelled(self, active: Sequence[Run]) -> None:
+        """Stop the job of a run that is no longer active, also one of a process before us."""
+        current = active[0].id if active else None
+        known = [self._following.run_id] if self._following else []
+        if not self._swept:
+            known = [folder.name for folder in self.folder.glob("*") if folder.is_dir()]
+        for run_id in known:
+            folder = self.folder_of(run_id)
+            if run_id != current and self.launcher.status(folder).vital is Vital.ALIVE:
+                log.info("run %s is over: stopping its job", run_id)
+                await self.launcher.stop(folder, grace_s=CANCEL_GRACE_S)
+        self._swept = True
+        if current is None:
+            self._following = None
+        elif self._following is None or self._following.run_id != current:
+            self._following = _Following(current)
+
+    async def _consider(self) -> None:
+        async with self.database.read() as connection:
+            waiting = await training.waiting(connection)
+            asked = await list_runs(connection, (RunState.ASKED,))
+            last = await self._last_run(connection)
+        metrics.WAITING.set(waiting.count)
+        oldest = asked[-1] if asked else None
+        look = await self._look(waiting, must=oldest is not None)
+        came_to_nothing = last is not None and last.state is not RunState.DONE
+        situation = Situation(
+            now=now(),
+            new_signals=look.new,
+            rows=look.rows,
+            asked_run=oldest.id if oldest else None,
+            last_finished_at=last.finished_at if last else None,
+            last_failed_signals=last.progress["new_signals"] if last and came_to_nothing else None,
+        )
+        self.decision = decide(situation, self._policy())
+        if oldest is not None and self.decision.refuse:
+            await self._fail(oldest, self.decision.reason)
+        elif self.decision.start:
+            await self._advance(await self._begin(oldest, look.new))
+
+    async def _last_run(self, connection: AsyncConnection) -> Run | None:
+        """The last run that began and ended, however it did."""
+        ended = (RunState.DONE, RunState.FAILED, RunState.CANCELLED)
+        began = (r for r in await list_runs(connection, ended) if "new_signals" in r.progress)
+        return max(began, key=lambda r: r.finished_at or r.created_at, default=None)
+
+    async def _look(self, waiting: training.Waiting, *, must: bool) -> _Look:
+        """The dataset as it would be now. Signals that no run can ever use are settled."""
+        if not must and waiting.count < self.settings.min_new_signals:
+            return _Look(waiting, 0, waiting.count)
+        if self._looked is not None and self._looked.waiting == waiting:
+            return self._looked
+        signals, found = await self._build()
+        fresh = {s.id for s in signals if s.status is FeedbackStatus.ACCEPTED}
+        useless = {
+            i: o
+            for i, o in found.outcomes.items()
+            if i in fresh and o.reason is not None and o != dataset.CONTRADICTED
+        }
+        async with self.database.write() as connection:
+            await training.record(connection, useless)
+        new = sum(found.outcomes[i] == dataset.TRAINED for i in fresh)
+        self._looked = _Look(waiting, len(found.train), new)
+        return self._looked
+
+    async def _build(self) -> tuple[list[training.Signal], Dataset]:
+        async with self.database.read() as connection:
+            signals = await training.signals(connection)
+        digest = self.base.base_digest
+        return signals, await asyncio.to_thread(dataset.build, signals, digest, self.shares)
+
+    def _policy(self) -> Policy:
+        settings = self.settings
+        return Policy(settings.automatic, settings.min_new_signals, settings.cool_down)
+
+    async def _begin(self, asked: Run | None, new: int) -> Run:
+        """A run in the state `preparing`."""
+        async with self.database.write() as connection:
+            parent = (await store.alias_state(connection, Alias.STABLE)).version
+            values: dict[str, Any] = {
+                "state": RunState.PREPARING,
+                "parent": parent,
+                "base_version": self.base.name,
+                "progress": {"new_signals": new},
+            }
+            if asked is not None:
+                await change_run(connection, asked.id, (RunState.ASKED,), **values)
+                return asked.model_copy(update=values)
+            run = Run(
+                id=new_id("run"),
+                method=METHOD,
+                reason=self.decision.reason,
+                config=self.settings.hyperparameters.model_dump(mode="json"),
+                seed=self.settings.seed,
+                created_at=now(),
+                **values,
+            )
+            await create_run(connection, run)
+        log.info("run %s: %s", run.id, self.decision.reason)
+        return run
+
+    async def _advance(self, run: Run) -> None:
+        if run.state is RunState.PREPARING:
+            await self._prepare(run)
+        elif run.state is RunState.RUNNING:
+            await self._follow(run)
+        else:
+            await self._register(run)
+
+    async def _prepare(self, run: Run) -> None:
+        """Freeze the dataset, take its signals, start the job."""
+        signals, found = await self._build()
+        if not found.train:
+            await self._fail(run, "every usable signal was taken back before the run began")
+            return
+        folder = self.folder_of(run.id)
+        await asyncio.to_thread(_write_run, run, self.base, found, folder)
+        waiting = [s.id for s in signals if s.status is FeedbackStatus.ACCEPTED]
+        async with self.database.write() as connection:
+            taken = await training.claim(connection, run.id, waiting)
+            if taken < len(waiting):  # somebody took a word back: the dataset must not hold it
+                raise Conflict(f"run {run.id}: signals changed while it was prepared; once more")
+            await change_run(
+                connection,
+                run.id,
+                (RunState.PREPARING,),
+                state=RunState.RUNNING,
+                dataset_fingerprint=found.fingerprint,
+                progress=run.progress | {"counts": found.counts, "rows": len(found.train)},
+            )
+        self._following = _Following(run.id)
+        self.launcher.start(folder)
+        metrics.progressed(None, 0)
+
+    async def _follow(self, run: Run) -> None:
+        status = self.launcher.status(self.folder_of(run.id))
+        if status.vital is Vital.ALIVE:
+            await self._report(run, status)
+        elif status.vital is Vital.ABSENT:
+            log.info("run %s: starting its job again", run.id)
+            self.launcher.start(self.folder_of(run.id))
+        elif status.exit_code == ExitCode.DONE:
+            await self._change(run, _shown(status), state=RunState.REGISTERING)
+            await self._register(run.model_copy(update={"state": RunState.REGISTERING}))
+        else:
+            await self._broken(run, status)
+
+    async def _report(self, run: Run, status: JobStatus) -> None:
+        """Heartbeat and progress, when there is news or it is time."""
+        following = self._following or _Following(run.id)
+        shown = _shown(status)
+        late = time.monotonic() - following.reported_at > HEARTBEAT_S
+        if shown == following.reported and not late:
+            return
+        async with self.database.read() as connection:
+            taken_back = await training.taken_back(connection, run.id)
+        await self._change(run, {**shown, "taken_back": taken_back})
+        following.reported, following.reported_at = shown, time.monotonic()
+        metrics.progressed(status.progress, taken_back)
+
+    async def _broken(self, run: Run, status: JobStatus) -> None:
+        """A job ended without success: start it again a few times, bad data never."""
+        attempts = int(run.progress.get("attempts", 0))
+        error = (status.progress and status.progress.error) or "its log says more"
+        said = f"the job ended with {status.exit_code}: {error}"
+        if status.exit_code == ExitCode.BAD_DATA or attempts >= self.settings.max_retries:
+            await self._fail(run, said)
+            return
+        following = self._following or _Following(run.id)
+        if following.retry_at == 0.0:
+            log.warning("run %s: %s; retry %d", run.id, said, attempts + 1)
+            wait = self.settings.poll.total_seconds() * 2**attempts
+            following.retry_at = time.monotonic() + min(wait, MAX_BACKOFF_S)
+        if time.monotonic() >= following.retry_at:
+            following.retry_at = 0.0
+            await self._change(run, {"attempts": attempts + 1, "last_error": said})
+            metrics.RETRIES.inc()
+            self.launcher.start(self.folder_of(run.id))
+
+    async def _register(self, run: Run) -> None:
+        registered = await self.registrar.register(run, self.base, self.folder_of(run.id))
+        metrics.ended(RunState.DONE, registered.signals)
+        self._looked = None
+        self._unannounced = [registered.reward, registered.adapter]
+        await self._announce()
+
+    async def _change(self, run: Run, progress: dict[str, Any], **values: Any) -> None:
+        run.progress.update(progress)
+        async with self.database.write() as connection:
+            await change_run(connection, run.id, (run.state,), progress=run.progress, **values)
+
+    async def _fail(self, run: Run, reason: str) -> None:
+        """End a run that made no version; whoever answers people is not touched by it."""
+        log.error("run %s failed: %s", run.id, reason)
+        async with self.database.write() as connection:
+            await change_run(
+                connection,
+                run.id,
+                (run.state,),
+                state=RunState.FAILED,
+                reason=f"{run.reason}; failed: {reason}",
+                progress=run.progress | {"error": reason},
+            )
+            await training.release_claims(connection, run.id)
+        metrics.ended(RunState.FAILED)
+        self._looked = None
+
+
+def _shown(status: JobStatus) -> dict[str, Any]:
+    if status.progress is None:
+        return {}
+    return status.progress.model_dump(mode="json", exclude={"run_id", "error"}, exclude_none=True)
+
+
+def _write_run(run: Run, base: ModelVersion, found: Dataset, folder: Path) -> None:
+    """The run's folder, with its plan last. Blocking."""
+    dataset.save(found, folder / DATASET_DIRECTORY)
+    plan = RunPlan(
+        run_id=run.id,
+        method=METHOD,
+        base_model=base.base,
+        parent_adapter=None,
+        dataset=(folder / DATASET_DIRECTORY).absolute(),
+        seed=run.seed,
+        hyperparameters=DpoHyperparameters.model_validate(run.config),
+    )
+    write_atomically(folder / PLAN_FILE, plan.model_dump_json(indent=2))

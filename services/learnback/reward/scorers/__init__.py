@@ -1,0 +1,1 @@
+"""One file per way to judge an answer; base.py says what a scorer is."""

@@ -1,0 +1,98 @@
+"""The benchmark measures what it says: its load generators and its statistics."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+from bench.overhead import loadgen
+from bench.overhead.loadgen import Load
+from bench.overhead.report import verdict
+from bench.overhead.statistics import Spread, differences, ratios, spread
+from tests.scripted_engine import Call, engine
+
+
+@pytest.fixture(params=["c", "python"])
+def generate(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> loadgen.Generator:
+    """Each generator in turn."""
+    if request.param == "python":
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+    elif shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    generator, name = loadgen.prepare(tmp_path)
+    assert name == request.param
+    return generator
+
+
+async def test_a_stream_is_timed_event_by_event(generate: loadgen.Generator) -> None:
+    async def script(call: Call) -> None:
+        await asyncio.sleep(0.02)
+        await call.start_chunked()
+        for _ in range(5):
+            await call.chunk(b"data: x\n\n")
+            await asyncio.sleep(0.01)
+        await call.say(b"0\r\n\r\n")
+
+    async with engine(script) as up:
+        found = await asyncio.to_thread(generate, Load(up.port, 2, 6, b'{"stream": true}'))
+    assert (found["requests"], found["errors"], found["events"]) == (6, 0, 30)
+    assert found["first"]["p50"] >= 20_000
+    assert 10_000 <= found["gap"]["p50"] < 40_000
+    assert found["total"]["p50"] >= found["first"]["p50"] + 40_000
+    assert {call.body for call in up.calls} == {b'{"stream": true}'}
+    assert up.connections == 2
+
+
+async def test_errors_and_torn_answers_are_counted_and_never_timed(
+    generate: loadgen.Generator,
+) -> None:
+    async def script(call: Call) -> None:
+        number = len(call.engine.calls)
+        if number == 2:
+            await call.answer(b"no", 503)
+        elif number == 4:
+            await call.start_chunked()
+            await call.chunk(b"data: half\n\n")
+            call.writer.transport.abort()
+            raise ConnectionError
+        else:
+            await call.answer(b"yes")
+
+    async with engine(script) as up:
+        found = await asyncio.to_thread(generate, Load(up.port, 1, 10, b"{}"))
+    assert (found["requests"], found["errors"]) == (10, 2)
+    assert found["gap"] is None
+
+
+def test_ratios_are_paired_and_their_interval_holds_the_median() -> None:
+    found = spread(ratios([99.0, 198.0, 49.5], [100.0, 200.0, 50.0]))
+    assert (found.low, found.median, found.high) == pytest.approx((0.99, 0.99, 0.99))
+    noisy = spread([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert noisy.low < noisy.median == 3.0 < noisy.high
+    assert differences([3.0, 5.0], [1.0, 1.0]) == [2.0, 4.0]
+    with pytest.raises(ValueError, match="no round"):
+        spread([])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "added", "errors", "code"),
+    [
+        (Spread(0.99, 0.95, 1.02, 9), Spread(0.1, -1, 2, 9), 0, 0),
+        (Spread(0.95, 0.90, 1.00, 9), Spread(0.1, -1, 2, 9), 0, 2),
+        (Spread(0.95, 0.94, 0.96, 9), Spread(0.1, -1, 2, 9), 0, 1),
+        (Spread(0.99, 0.95, 1.02, 9), Spread(3, -1, 5, 9), 0, 2),
+        (Spread(0.99, 0.95, 1.02, 9), Spread(3, 2, 5, 9), 0, 1),
+        (Spread(0.99, 0.95, 1.02, 9), Spread(0.1, -1, 2, 9), 1, 1),
+    ],
+)
+def test_a_goal_is_missed_only_where_noise_cannot_explain_it(
+    ratio: Spread, added: Spread, errors: int, code: int
+) -> None:
+    row = {"variant": "middleware", "clients": 1, "streamed": False, "errors": errors}
+    row |= {"throughput_ratio": ratio, "ttft_added_ms": added}
+    assert verdict([row], "middleware").exit_code == code
+    assert verdict([row], "another").exit_code == 0

@@ -1,0 +1,116 @@
+"""Operators' commands: what they change, what they answer as JSON, and how they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tests.factories import a_model_trained, a_version
+
+from learnback.cli import main
+from learnback.contracts.models import VersionState
+from learnback.contracts.streams import MODELS
+from learnback.core.bus import publish
+from learnback.core.redis import connect
+from learnback.ledger.database import Database
+from learnback.registry import store
+
+
+@pytest.fixture
+def platform_home(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A migrated home and an empty Valkey, named by the environment."""
+    monkeypatch.setenv("LEARNBACK_REDIS_URL", valkey_url)
+    monkeypatch.setenv("LEARNBACK_HOME", str(tmp_path))
+    asyncio.run(_flush(valkey_url))
+    assert run("migrate") == {"migrated": True}
+    return tmp_path
+
+
+async def _flush(url: str) -> None:
+    redis = connect(url)
+    await redis.flushall()
+    await redis.aclose()
+
+
+def run(*arguments: str, code: int = 0) -> Any:
+    """A command's JSON answer, or its error text if `code` is not 0."""
+    result = CliRunner().invoke(main, [*arguments, "--json"])
+    assert result.exit_code == code, result.output
+    return result.output if code else json.loads(result.stdout)
+
+
+async def _register(home: Path, *names: str) -> None:
+    database = Database(f"sqlite:///{home / 'ledger.db'}")
+    async with database.write() as connection:
+        for name in names:
+            await store.register(connection, a_version(name, state=VersionState.PASSED))
+    await database.close()
+
+
+def test_a_key_is_shown_once_and_can_be_revoked(platform_home: Path) -> None:
+    made = run("keys", "create", "phone-app", "--scope", "feedback", "--days", "30")
+    assert made["key"].startswith("lb_")
+    (listed,) = run("keys", "list")
+    assert (listed["id"], listed["scopes"]) == (made["id"], ["feedback"])
+    assert made["key"] not in json.dumps(listed)
+    assert run("keys", "revoke", made["id"])["revoked"] is True
+    assert run("keys", "list")[0]["revoked_at"] is not None
+
+
+def test_revoking_an_unknown_key_fails_with_a_sentence(platform_home: Path) -> None:
+    assert "Error: " in run("keys", "revoke", "nobody", code=1)
+
+
+def test_dead_letters_are_listed_and_put_back(platform_home: Path, valkey_url: str) -> None:
+    asyncio.run(_bury(valkey_url))
+    (letter,) = run("streams", "dead", "models")
+    assert (letter["group"], letter["error"]) == ("release", "poison")
+    assert run("streams", "replay", "models")["replayed"] == [letter["id"]]
+    assert run("streams", "dead", "models") == []
+    lag = {(q["stream"], q["group"]): q["lag"] for q in run("streams", "lag")}
+    assert lag["models", "release"] == 2  # the message, and its replay
+    assert "there are: completions" in run("streams", "dead", "nothing", code=1)
+
+
+async def _bury(url: str) -> None:
+    redis = connect(url)
+    message = a_model_trained()
+    await publish(redis, MODELS, [message])
+    await redis.xadd(
+        MODELS.dead_key,
+        {
+            "type": message.type,
+            "body": message.model_dump_json(),
+            "group": "release",
+            "error": "poison",
+        },
+    )
+    await redis.aclose()
+
+
+def test_promote_and_roll_back_are_kept_in_the_history(platform_home: Path) -> None:
+    asyncio.run(_register(platform_home, "v1", "v2"))
+    run("promote", "v1", "--reason", "first")
+    run("promote", "v2", "--reason", "better")
+    assert run("status")["stable"] == "v2"
+    assert run("rollback", "--reason", "people complain")["version"] == "v1"
+    assert run("status")["stable"] == "v1"
+    assert "Error: " in run("promote", "nobody", "--reason", "typo", code=1)
+
+
+def test_what_needs_a_running_platform_says_so(platform_home: Path) -> None:
+    assert "learnback up" in run("train", code=1)
+
+
+def test_status_of_an_empty_platform(platform_home: Path) -> None:
+    status = run("status")
+    assert status["stable"] is None
+    assert status["versions"] == []
+    assert {q["lag"] for q in status["queues"]} == {0}
+    shown = CliRunner().invoke(main, ["status"])
+    assert shown.exit_code == 0
+    assert "Versions: none" in shown.stdout

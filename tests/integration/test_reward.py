@@ -1,0 +1,263 @@
+"""The reward process: every completion is scored, by the newest model, on request too."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.conftest import wait_until
+from tests.factories import a_model_trained, a_version
+from tests.learning import a_completion
+
+from learnback.contracts.messages import CompletionScored
+from learnback.contracts.models import Alias, Scope, VersionKind
+from learnback.contracts.streams import COMPLETIONS, MODELS, REWARDS
+from learnback.core import bus
+from learnback.core.settings import CommonSettings
+from learnback.ledger.database import Database
+from learnback.ledger.keys import create_key
+from learnback.models.linear_reward import Pair, fit
+from learnback.registry import store
+from learnback.registry.artifacts import ArtifactStore, digest_folder
+from learnback.reward.app import create_app
+from learnback.reward.scorers.model import CurrentModel
+from learnback.reward.settings import RewardSettings
+from learnback.reward.worker import Worker
+
+pytestmark = pytest.mark.timeout(60)
+
+LONG, SHORT = "This is a rather long answer that goes on and on.", "Short one."
+
+
+async def publish_model(database: Database, home: Path, *, likes: str) -> str:
+    """Train, store, register and point the alias at a model that likes `likes`; its name."""
+    other = SHORT if likes == LONG else LONG
+    prompts = [({"role": "user", "content": f"q{i}"},) for i in range(20)]
+    folder = home / f"made-{len(likes)}"
+    fit([Pair(p, likes, other) for p in prompts]).save(folder)
+    digest = digest_folder(folder)
+    name = store.version_name("tiny", "reward", digest)
+    ArtifactStore(f"file://{home}/artifacts").put(folder, name)
+    version = a_version(name, kind=VersionKind.REWARD_MODEL, artifact=name, artifact_digest=digest)
+    async with database.write() as c:
+        await store.register(c, version)
+        revision = (await store.alias_state(c, Alias.REWARD)).revision
+        await store.move_alias(
+            c, Alias.REWARD, name, expected_revision=revision, actor="test", reason="test"
+        )
+    return name
+
+
+@pytest.fixture
+def current(sqlite_database: Database, tmp_path: Path) -> CurrentModel:
+    return CurrentModel(
+        sqlite_database, ArtifactStore(f"file://{tmp_path}/artifacts"), tmp_path / "cache"
+    )
+
+
+async def scores(redis: Any) -> list[CompletionScored]:
+    entries = await redis.xrange(REWARDS.key)
+    found = [bus.decode(REWARDS, entry_id, fields) for entry_id, fields in entries]
+    return [d.message for d in found if d is not None and d.message is not None]
+
+
+async def consume(redis: Any, current: CurrentModel) -> Worker:
+    worker = Worker(redis, current)
+    await bus.create_groups(redis)
+    consumer = bus.Consumer(redis, COMPLETIONS, "reward", worker.handle, name="w1")
+    await consumer.run_until_empty()
+    return worker
+
+
+async def test_every_choice_of_every_completion_is_scored(
+    redis: Any, current: CurrentModel
+) -> None:
+    await bus.publish(
+        redis, COMPLETIONS, [a_completion("c1", "q", LONG, ""), a_completion("c2", "q", SHORT)]
+    )
+    await consume(redis, current)
+    found = await scores(redis)
+    assert [(s.completion_id, s.choice, s.scorer) for s in found] == [
+        ("c1", 0, "rules"),
+        ("c1", 1, "rules"),
+        ("c2", 0, "rules"),
+    ]
+    assert [s.score for s in found] == [0.0, -3.0, 0.0]
+    assert (await redis.xpending(COMPLETIONS.key, "reward"))["pending"] == 0
+
+
+async def test_repeating_a_batch_says_the_same_under_the_same_keys(
+    redis: Any, current: CurrentModel
+) -> None:
+    worker = Worker(redis, current)
+    served = [a_completion("c1", "q", LONG, SHORT)]
+    await worker.handle(served)
+    await worker.handle(served)
+    found = await scores(redis)
+    assert len(found) == 4
+    assert len({s.key for s in found}) == 2
+
+
+async def test_a_learned_model_scores_as_soon_as_it_is_there(
+    redis: Any, current: CurrentModel, sqlite_database: Database, tmp_path: Path
+) -> None:
+    assert await current.refresh() is False
+    name = await publish_model(sqlite_database, tmp_path, likes=LONG)
+    assert await current.refresh() is True
+    await bus.publish(redis, COMPLETIONS, [a_completion("c1", "q", LONG, SHORT)])
+    await consume(redis, current)
+    learned = [s for s in await scores(redis) if s.scorer == "model"]
+    assert [s.scorer_version for s in learned] == [name, name]
+    assert learned[0].score is not None
+    assert learned[1].score is not None
+    assert learned[0].score > learned[1].score
+    assert learned[0].components
+
+
+async def test_a_newer_model_takes_over(
+    current: CurrentModel, sqlite_database: Database, tmp_path: Path
+) -> None:
+    await publish_model(sqlite_database, tmp_path, likes=LONG)
+    await current.refresh()
+    newer = await publish_model(sqlite_database, tmp_path, likes=SHORT)
+    assert await current.refresh() is True
+    assert current.scorer is not None
+    assert current.scorer.version == newer
+    assert await current.refresh() is False
+
+
+async def test_a_model_with_changed_files_never_scores(
+    current: CurrentModel, sqlite_database: Database, tmp_path: Path
+) -> None:
+    old = await publish_model(sqlite_database, tmp_path, likes=LONG)
+    await current.refresh()
+    bad = await publish_model(sqlite_database, tmp_path, likes=SHORT)
+    weights = tmp_path / "artifacts" / bad / "reward.npz"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert await current.refresh() is False
+    assert current.scorer is not None
+    assert current.scorer.version == old
+    assert "digest" in str(current.problem)
+
+
+@pytest.fixture
+async def http(
+    sqlite_database: Database, redis: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(
+        RewardSettings(look_every=timedelta(hours=1)),
+        CommonSettings(home=tmp_path, require_keys=getattr(request, "param", False)),
+        database=sqlite_database,
+        redis=redis,
+    )
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        yield client
+
+
+async def test_the_message_that_a_model_was_trained_brings_it_in(
+    http: httpx.AsyncClient, redis: Any, sqlite_database: Database, tmp_path: Path
+) -> None:
+    async def scorers() -> set[str]:
+        answer = await http.post("/v1/score", json={"prompt": "q", "answer": LONG})
+        return {s["scorer"] for s in answer.json()["scores"]}
+
+    assert await scorers() == {"rules"}
+    name = await publish_model(sqlite_database, tmp_path, likes=LONG)
+    await bus.publish(redis, MODELS, [a_model_trained(name, kind=VersionKind.REWARD_MODEL)])
+
+    async def both() -> bool:
+        return await scorers() == {"rules", "model"}
+
+    await wait_until(both, "the new model scores")
+
+
+async def test_several_answers_are_scored_in_order(http: httpx.AsyncClient) -> None:
+    prompt = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "q"}]
+    answer = await http.post("/v1/score", json={"prompt": prompt, "answers": [LONG, ""]})
+    assert answer.status_code == 200
+    found = answer.json()["scores"]
+    assert [(s["answer"], s["scorer"], s["score"]) for s in found] == [
+        (0, "rules", 0.0),
+        (1, "rules", -3.0),
+    ]
+    assert found[0]["scorer_version"] == "1"
+    assert found[0]["error"] is None
+
+
+WRONG: list[tuple[Any, int, str]] = [
+    ({}, 422, "prompt"),
+    ({"prompt": "q"}, 422, "answer"),
+    ({"prompt": "q", "answer": "a", "answers": ["b"]}, 422, "answer"),
+    ({"prompt": "q", "answers": []}, 422, "answers"),
+    ({"prompt": "q", "answers": ["a"] * 65}, 422, "answers"),
+    ({"prompt": "q", "answer": 3}, 422, "answer"),
+    ({"prompt": "q", "answer": "a", "surprise": 1}, 422, "surprise"),
+    ({"prompt": [{"content": "no role"}], "answer": "a"}, 422, "prompt.list[MessageIn].0.role"),
+    ("just text", 422, ""),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "field"), WRONG)
+async def test_bad_input_says_what_is_wrong(
+    http: httpx.AsyncClient, body: Any, status: int, field: str
+) -> None:
+    answer = await http.post("/v1/score", json=body)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert field in [error["field"] for error in answer.json()["errors"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"\xff", "application/json", 400),
+        (b"[" * 40 + b"]" * 40, "application/json", 400),
+        (b"{}", "text/plain", 415),
+        (b'"' + b"x" * 1024 * 1024 + b'"', "application/json", 413),
+    ],
+)
+async def test_bodies_that_cannot_be_read(
+    http: httpx.AsyncClient, content: bytes, kind: str, status: int
+) -> None:
+    answer = await http.post("/v1/score", content=content, headers={"Content-Type": kind})
+    assert answer.status_code == status
+
+
+async def test_half_an_emoji_is_no_server_error(http: httpx.AsyncClient) -> None:
+    answer = await http.post(
+        "/v1/score",
+        content=rb'{"prompt": "q", "answer": "torn \ud83d"}',
+        headers={"Content-Type": "application/json"},
+    )
+    assert answer.status_code in {200, 400, 422}
+
+
+@pytest.mark.parametrize("http", [True], indirect=True)
+async def test_scoring_needs_a_key_that_may_infer(
+    http: httpx.AsyncClient, sqlite_database: Database
+) -> None:
+    async with sqlite_database.write() as c:
+        _, low = await create_key(c, "default", "low", [Scope.FEEDBACK])
+        _, good = await create_key(c, "default", "good", [Scope.INFER])
+    body = {"prompt": "q", "answer": "a"}
+    assert (await http.post("/v1/score", json=body)).status_code == 401
+    for key, status in ((low, 403), (good, 200)):
+        headers = {"Authorization": f"Bearer {key}"}
+        assert (await http.post("/v1/score", json=body, headers=headers)).status_code == status
+
+
+async def test_it_is_ready_once_it_consumes(http: httpx.AsyncClient) -> None:
+    async def ready() -> bool:
+        return (await http.get("/readyz")).status_code == 200
+
+    await wait_until(ready, "the process is ready")
+    assert "learnback_reward_scores_total" in (await http.get("/metrics")).text

@@ -1,0 +1,76 @@
+"""The tiny model, made once per test session, and preference data that it can learn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from learnback.models.tiny import make_tiny_llama
+from learnback.retraining.plan import PLAN_FILE, TRAIN_FILE, DpoHyperparameters, RunPlan
+
+GOOD, BAD = "yes thanks please", "no bad lazy"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a random Llama of 100,000 parameters and its tokenizer."""
+    return make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny", seed=0)
+
+
+def preference_rows(count: int = 24, *, flipped: bool = False) -> list[dict[str, object]]:
+    """Pairs in which one answer is always liked better, to prompts that differ."""
+    chosen, rejected = (BAD, GOOD) if flipped else (GOOD, BAD)
+    return [
+        {
+            "feedback_id": f"feedback-{i}",
+            "prompt": json.dumps([{"role": "user", "content": f"question {i}"}]),
+            "chosen": f"{chosen} {i}",
+            "rejected": f"{rejected} {i}",
+            "margin": 1.0,
+        }
+        for i in range(count)
+    ]
+
+
+def write_run(
+    directory: Path,
+    base_model: Path,
+    rows: list[dict[str, object]],
+    *,
+    seed: int = 0,
+    parent_adapter: Path | None = None,
+    hyperparameters: DpoHyperparameters | None = None,
+) -> Path:
+    """A run directory that is ready to start."""
+    directory.mkdir(parents=True)
+    empty = pa.Table.from_pylist(preference_rows(1)).slice(0, 0)
+    pq.write_table(pa.Table.from_pylist(rows) if rows else empty, directory / TRAIN_FILE)
+    plan = RunPlan(
+        run_id=directory.name,
+        base_model=str(base_model),
+        parent_adapter=parent_adapter,
+        dataset=directory,
+        seed=seed,
+        hyperparameters=hyperparameters or small(),
+    )
+    (directory / PLAN_FILE).write_text(plan.model_dump_json())
+    return directory
+
+
+def small(**changes: object) -> DpoHyperparameters:
+    """Hyperparameters for 12 steps of about 30 ms."""
+    settings: dict[str, object] = {
+        "max_steps": 12,
+        "batch_size": 4,
+        "learning_rate": 5e-3,
+        "lora_rank": 4,
+        "lora_alpha": 8,
+        "top_layers": 1.0,
+        "max_length": 128,
+        "checkpoint_every": 4,
+    }
+    return DpoHyperparameters.model_validate({**settings, **changes})
