@@ -1,8 +1,8 @@
 """What Learnback adds to serving: `python -m bench.overhead --minutes 5 --json FILE`.
 
-By default two real vLLM servers on a tiny model, with and without the middleware; exits 1 if the
-goal is missed, 2 if the run was too noisy to judge. `--engine mock` puts us before a fast engine
-without a model, which isolates our own cost in CPU time for each request and token.
+By default one real vLLM server on a tiny model, asked with and without the middleware in turn;
+exits 1 if the goal is missed, 2 if the run was too noisy to judge. `--engine mock` puts us before
+a fast engine without a model, which isolates our own cost in CPU time for each request and token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.overhead.servers import (
     MOCKS,
     platform,
     request_body,
-    start_engines,
+    start_engine,
     start_mocks,
 )
 
@@ -78,7 +78,7 @@ def _run(given: argparse.Namespace, folder: Path, generate: loadgen.Generator) -
     model = given.model or _model(given.engine, folder)
     with platform(folder, model) as servers:
         if given.engine == "vllm":
-            start_engines(servers, model, given.kv_cache_gib, _names(given, ENGINES))
+            start_engine(servers, model, given.kv_cache_gib, _names(given, ENGINES))
         else:
             start_mocks(servers, _names(given, MOCKS))
         bodies = {

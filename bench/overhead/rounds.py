@@ -29,6 +29,7 @@ class Variant:
     root: psutil.Process
     helpers: dict[str, psutil.Process] = field(default_factory=dict)
     records: bool = False
+    path: str = "/v1/chat/completions"
 
 
 @dataclass
@@ -79,7 +80,7 @@ def calibrate(
     least = max(LEAST_REQUESTS, load.clients * 2)
     count = least
     while True:
-        load = replace(load, port=variant.port, requests=count)
+        load = replace(load, port=variant.port, path=variant.path, requests=count)
         seconds = _one(generate, variant, load, recorded)[0]["seconds"]
         if seconds > round_s / 4:
             return max(least, round(count * round_s / seconds))
@@ -115,7 +116,13 @@ def measure(
             order = list(variants)
             chance.shuffle(order)
             for variant in order:
-                load = Load(variant.port, clients, counts[clients, streamed], bodies[streamed])
+                load = Load(
+                    variant.port,
+                    clients,
+                    counts[clients, streamed],
+                    bodies[streamed],
+                    variant.path,
+                )
                 found[variant.name, clients, streamed].add(*_one(generate, variant, load, recorded))
         done += 1
         say(f"round {done}, {(time.monotonic() - began) / 60:.1f} of {minutes:g} minutes")

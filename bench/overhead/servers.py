@@ -14,11 +14,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 from bench.overhead.rounds import Variant
+from bench.overhead.switch import CHAT, RAW
 from redis import Redis
 
 from learnback.contracts.streams import COMPLETIONS
@@ -80,14 +81,15 @@ class Servers:
 
     def stop(self) -> None:
         """End every process group that was started."""
-        for variant in self.variants:
-            _signal(variant.root.pid, signal.SIGTERM)
+        roots = {variant.root for variant in self.variants}
+        for root in roots:
+            _signal(root.pid, signal.SIGTERM)
         gone = time.monotonic() + STOP_S
-        for variant in self.variants:
+        for root in roots:
             try:
-                variant.root.wait(max(0.1, gone - time.monotonic()))
+                root.wait(max(0.1, gone - time.monotonic()))
             except psutil.TimeoutExpired:
-                _signal(variant.root.pid, signal.SIGKILL)
+                _signal(root.pid, signal.SIGKILL)
 
 
 def _signal(group: int, number: int) -> None:
@@ -186,31 +188,40 @@ def start_mocks(servers: Servers, names: Sequence[str] = MOCKS) -> None:
     servers.wait(request_body(12, 1, streamed=False), 60)
 
 
-ENGINES = ("raw", "middleware")
-MIDDLEWARE = ("--middleware", "learnback.inference.middleware.LearnbackMiddleware")
+ENGINES = ("raw", "raw-again", "middleware")
 
 
-def start_engines(
-    servers: Servers, model: str, kv_cache_gib: int, names: Sequence[str] = ENGINES
-) -> None:
-    """vLLM as it is and vLLM with the middleware, the same arguments otherwise.
+def start_engine(servers: Servers, model: str, kv_cache_gib: int, names: Sequence[str]) -> None:
+    """One vLLM, with a switch before the middleware: each variant is a path of the same server.
 
-    `raw-again` is a second one as it is: what differs between two equals is the method's noise.
+    Two servers differ by more than what is measured, even if they are equal; one has nothing that
+    could differ. `raw-again` is `raw` under another name: their ratio is the method's noise.
     """
+    from learnback.inference.serve import on_cpu
     from learnback.registry.artifacts import digest_model
     from learnback.registry.store import version_name
 
     base = version_name(model, "base", digest_model(model))
-    servers.environment["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
-    for name in names:
-        port = free_port()
-        ours = name == "middleware"
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-        command += ["--model", model, "--served-model-name", base, MODEL]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "512"]
-        command += ["--dtype", "float32", "--max-num-seqs", "64", "--disable-uvicorn-access-log"]
-        servers.start(name, command + list(MIDDLEWARE) * ours, port, ours=ours)
+    # On the CPU vLLM's engine and its worker wait for each other by spinning, on every core that
+    # there is: what is measured then is who gets a core. One process with one thread leaves the
+    # other core to the API server, as a GPU does.
+    executor = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+    servers.environment |= {"VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib), "OMP_NUM_THREADS": "1"}
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", model, "--served-model-name", base, MODEL]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "512"]
+    command += ["--dtype", "float32", "--max-num-seqs", "64", "--disable-uvicorn-access-log"]
+    command += ["--distributed-executor-backend", executor] * on_cpu()
+    servers.start("vllm", [*command, "--middleware", "bench.overhead.switch.Switch"], port)
     servers.wait(request_body(12, 1, streamed=False), ENGINE_READY_S)
+    (up,) = servers.variants
+    servers.variants = [
+        replace(up, name=name, path=CHAT)
+        if name == "middleware"
+        else replace(up, name=name, path=RAW, records=False)
+        for name in names
+    ]
 
 
 def request_body(words: int, max_tokens: int, *, streamed: bool) -> bytes:
