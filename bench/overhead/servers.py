@@ -134,7 +134,6 @@ def platform(folder: Path, model: str) -> Iterator[Servers]:
             "LEARNBACK_MODEL": model,
             "LEARNBACK_REQUIRE_KEYS": "false",
             "LEARNBACK_LOG_LEVEL": "WARNING",
-            "LEARNBACK_INFERENCE_BUFFER_COMPLETIONS": "1000000",  # none may be dropped here
         }
         servers.helpers = {"valkey": _listener(server.port)}
         asyncio.run(_prepare_ledger(folder / "home", model))

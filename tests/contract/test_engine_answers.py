@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from learnback.contracts.messages import CompletionServed
-from learnback.contracts.models import CompletionEnd, Endpoint, Track, VersionKind
+from learnback.contracts.models import CompletionEnd, Endpoint, Track
 from learnback.inference.completion import completion_of
-from learnback.inference.exchange import Served
-from learnback.inference.routing import Assignment, Servable
+from learnback.inference.served import Served
 
 FOLDER = Path(__file__).parent / "engine_answers"
 FILES = sorted(FOLDER.glob("*.json"))
@@ -24,14 +23,15 @@ COMPARED = {"id", "end", "stored", "prompt", "choices", "parameters", "usage"}
 
 async def record_of(golden: dict[str, Any], endpoint: Endpoint) -> CompletionServed:
     refused = golden["status"] >= 400
-    base = Servable("base", VersionKind.BASE, "base")
     return await completion_of(
         Served(
             id=golden["id"],
             tenant="default",
             created_at=0.0,
             endpoint=endpoint,
-            assignment=Assignment(base, Track.STABLE, 1.0),
+            version="base",
+            track=Track.STABLE,
+            probability=1.0,
             prompt_strategy=None,
             request=json.dumps(golden["request"]).encode(),
             answer=[golden["answer"].encode()],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from tests.conftest import wait_until
@@ -18,9 +19,8 @@ from tests.unit.test_parse import a_served, chat
 from learnback.core import valkey
 from learnback.core.redis import connect
 from learnback.inference import metrics
-from learnback.inference.exchange import Served
 from learnback.inference.recorder import Recorder
-from learnback.inference.spool import Spool, SpoolFull
+from learnback.inference.served import Served
 
 
 class OwnValkey:
@@ -66,9 +66,9 @@ async def client(own: OwnValkey) -> AsyncIterator[Any]:
 
 def numbered(number: int, size: int = 1) -> Served:
     served = a_served([chat([f"{number} " + "x" * size])])
-    object.__setattr__(served, "id", f"chatcmpl-{number}")
-    served.answer[0] = served.answer[0].replace(b"chatcmpl-1", served.id.encode())
-    return served
+    name = f"chatcmpl-{number}"
+    answer = [served.answer[0].replace(b"chatcmpl-1", name.encode())]
+    return msgspec.structs.replace(served, id=name, answer=answer)
 
 
 def dropped(reason: str) -> float:
@@ -99,37 +99,38 @@ def assert_in_order(found: list[str], count: int) -> None:
 async def test_nothing_is_lost_and_the_order_stays_while_redis_is_killed(
     own: OwnValkey, client: Any, tmp_path: Path
 ) -> None:
-    async with Recorder(client, tmp_path / "spool", retry_s=0.1) as recorder:
+    async with Recorder(own.url, tmp_path / "spool", retry_s=0.1) as recorder:
         for number in range(50):
             recorder.submit(numbered(number))
         await all_there(client, 50)
         own.kill()
         for number in range(50, 150):
             recorder.submit(numbered(number))
-            if number % 20 == 0:
-                await wait_until(lambda: recorder.waiting == 0, "it is on disk")
-        await wait_until(lambda: recorder.spooled_bytes, "the disk takes over")
+            await asyncio.sleep(0)
+        assert recorder.spooled_bytes > 0, "it waits on disk"
         own.start()
         for number in range(150, 200):
             recorder.submit(numbered(number))
-        found = await all_there(client, 200)
-        await wait_until(lambda: recorder.spooled_bytes == 0, "the spool is empty")
+        await all_there(client, 200)
+        await wait_until(lambda: recorder.spooled_bytes == 0, "nothing waits any more")
         recorder.submit(numbered(200))
         found = await all_there(client, 201)
     assert_in_order(found, 201)
 
 
 async def test_a_redis_that_hangs_holds_up_nobody(
-    own: OwnValkey, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: OwnValkey, client: Any, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("learnback.inference.recorder.PUBLISH_S", 0.3)
-    async with Recorder(client, tmp_path / "spool", retry_s=0.1) as recorder:
+    async with Recorder(own.url, tmp_path / "spool", retry_s=0.1) as recorder:
+        recorder.submit(numbered(0))
+        await all_there(client, 1)
         process = own.process
         process.suspend()
         try:
-            for number in range(20):
+            began = asyncio.get_running_loop().time()
+            for number in range(1, 20):
                 recorder.submit(numbered(number))
-            await wait_until(lambda: recorder.spooled_bytes, "the disk takes over")
+            assert asyncio.get_running_loop().time() - began < 1.0
         finally:
             process.resume()
         found = await all_there(client, 20)
@@ -140,42 +141,98 @@ async def test_what_waits_at_the_end_is_found_at_the_next_start(
     own: OwnValkey, client: Any, tmp_path: Path
 ) -> None:
     own.kill()
-    async with Recorder(client, tmp_path / "spool", retry_s=0.1) as recorder:
+    async with Recorder(own.url, tmp_path / "spool", retry_s=0.1) as recorder:
         for number in range(30):
             recorder.submit(numbered(number))
     own.start()
-    async with Recorder(client, tmp_path / "spool", retry_s=0.1) as recorder:
+    async with Recorder(own.url, tmp_path / "spool", retry_s=0.1) as recorder:
+        await all_there(client, 30)
         for number in range(30, 40):
             recorder.submit(numbered(number))
         found = await all_there(client, 40)
-        await wait_until(lambda: recorder.spooled_bytes == 0, "the spool is empty")
+        await wait_until(lambda: recorder.spooled_bytes == 0, "nothing waits any more")
     assert_in_order(found, 40)
     assert list((tmp_path / "spool").iterdir()) == [], "no folder is left behind"
 
 
-async def test_a_full_buffer_drops_and_counts(own: OwnValkey, client: Any, tmp_path: Path) -> None:
-    before = dropped("buffer_full")
-    async with Recorder(client, tmp_path / "spool", buffer_completions=10) as recorder:
-        for number in range(25):  # the loop does not run in between
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from tests.integration.test_inference_recorder import numbered
+from learnback.inference.recorder import Recorder
+
+async def main():
+    async with Recorder(sys.argv[1], Path(sys.argv[2])) as recorder:
+        for number in range(300):
             recorder.submit(numbered(number))
-    assert dropped("buffer_full") - before == 15
-    assert len(await ids(client)) == 10
+            if number == 150:
+                await asyncio.sleep(0.5)  # the shipper may have begun, or not
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_was_answered_before_a_kill_nine_is_recorded(
+    own: OwnValkey, client: Any, tmp_path: Path
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED, own.url, str(tmp_path / "spool")
+    )
+    assert await process.wait() == -signal.SIGKILL
+    async with Recorder(own.url, tmp_path / "spool", retry_s=0.1):
+        found = await all_there(client, 300)
+    assert set(found) == {f"chatcmpl-{number}" for number in range(300)}
+
+
+async def test_a_killed_shipper_is_started_again_and_loses_nothing(
+    own: OwnValkey, client: Any, tmp_path: Path
+) -> None:
+    async with Recorder(own.url, tmp_path / "spool", retry_s=0.1) as recorder:
+        for number in range(20):
+            recorder.submit(numbered(number))
+        await all_there(client, 20)
+        for child in psutil.Process().children():
+            if "learnback.inference.shipper" in child.cmdline():
+                child.kill()
+        for number in range(20, 40):
+            recorder.submit(numbered(number))
+        found = await all_there(client, 40)
+    assert_in_order(found, 40)
 
 
 async def test_a_full_disk_drops_and_counts(own: OwnValkey, client: Any, tmp_path: Path) -> None:
     own.kill()
     before = dropped("spool_full")
-    async with Recorder(client, tmp_path / "spool", spool_bytes=5_000, retry_s=0.1) as recorder:
+    async with Recorder(own.url, tmp_path / "spool", spool_bytes=5_000, retry_s=0.1) as recorder:
         for number in range(100):
             recorder.submit(numbered(number, size=100))
-            await wait_until(lambda: recorder.waiting == 0, "it is dealt with")
-        kept = recorder.spooled_bytes
+        kept, lost = recorder.spooled_bytes, int(dropped("spool_full") - before)
+        assert 0 < kept <= 5_000
+        assert 0 < lost < 100
         own.start()
-        lost = dropped("spool_full") - before
-        found = await all_there(client, 100 - int(lost))
-    assert 0 < kept <= 5_000
-    assert 0 < lost < 100
+        found = await all_there(client, 100 - lost)
     assert len(found) + lost == 100
+
+
+async def test_what_may_not_be_kept_never_touches_the_disk(
+    own: OwnValkey, client: Any, tmp_path: Path
+) -> None:
+    own.kill()
+    secret = a_served([chat(["unspeakable"])])
+    async with Recorder(own.url, tmp_path / "spool", retry_s=0.1) as recorder:
+        recorder.submit(msgspec.structs.replace(secret, stored=False))
+        refused = msgspec.structs.replace(secret, status=400, request=b"unspeakable", id="x")
+        recorder.submit(refused)
+        await wait_until(lambda: _written(tmp_path).count(b"chatcmpl-1"), "it is written")
+        assert b"unspeakable" not in _written(tmp_path)
+        own.start()
+        found = await all_there(client, 2)
+    assert set(found) == {"x", "chatcmpl-1"}
+
+
+def _written(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.glob("spool/*/*.journal"))
 
 
 async def test_requests_are_answered_while_redis_is_away(
@@ -184,81 +241,46 @@ async def test_requests_are_answered_while_redis_is_away(
     async with inference_server(tmp_path / "home", own.url) as server:
         own.kill()
         answers = [await server.chat(f"word {i}") for i in range(5)]
-        await wait_until(lambda: server.now.recorder.spooled_bytes, "the disk takes over")
+        assert server.now.recorder.spooled_bytes > 0
         assert (await server.http.get("/readyz")).status_code == 200
         own.start()
         found = await all_there(client, 5)
-    assert found == [answer.json()["id"] for answer in answers]
+    assert list(dict.fromkeys(found)) == [answer.json()["id"] for answer in answers]
 
 
-def test_a_spool_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
-    one = Spool(tmp_path, 1000)
-    one.append([b"a"])
-    two = Spool(tmp_path, 1000)
-    assert two.empty
-    one.close()
-    three = Spool(tmp_path, 1000)
-    oldest = three.oldest()
-    assert oldest is not None
-    assert oldest[1] == [b"a"]
+async def test_an_answer_is_safe_before_the_client_has_its_last_byte(
+    own: OwnValkey, tmp_path: Path
+) -> None:
+    own.kill()
+    async with inference_server(tmp_path / "home", own.url) as server:
+        for streamed in (False, True):
+            before = len(_written(tmp_path / "home"))
+            answer = await server.chat("word", stream=streamed)
+            assert len(_written(tmp_path / "home")) > before + len(answer.content)
 
 
-def test_a_spool_of_a_killed_process_is_taken_over_in_order(tmp_path: Path) -> None:
-    def child(letters: bytes) -> None:
-        spool = Spool(tmp_path, 10_000)
-        for at in range(len(letters)):
-            spool.append([letters[at : at + 1]])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    for letters in (b"ab", b"cd"):
-        pid = os.fork()
-        if pid == 0:
-            child(letters)
-        os.waitpid(pid, 0)
-    found = []
-    spool = Spool(tmp_path, 10_000)
-    while oldest := spool.oldest():
-        found += oldest[1]
-        spool.remove(oldest[0])
-    assert found == [b"a", b"b", b"c", b"d"]
-
-
-def test_a_spool_takes_all_lines_or_none(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, 10)
-    spool.append([b"12345"])
-    with pytest.raises(SpoolFull):
-        spool.append([b"1", b"2345"])
-    oldest = spool.oldest()
-    assert oldest is not None
-    assert oldest[1] == [b"12345"]
-
-
-async def test_a_torn_line_is_counted_and_the_others_are_published(
+async def test_a_torn_record_is_counted_and_the_others_are_published(
     own: OwnValkey, client: Any, tmp_path: Path
 ) -> None:
     before = metrics.UNREADABLE._value.get()
     own.kill()
-    async with Recorder(client, tmp_path / "spool", retry_s=0.1) as recorder:
+    async with Recorder(own.url, tmp_path / "spool", retry_s=0.1) as recorder:
         recorder.submit(numbered(0))
-    (segment,) = (tmp_path / "spool").glob("*/*.jsonl")
+    (segment,) = (tmp_path / "spool").glob("*/*.journal")
     with segment.open("ab") as file:
-        file.write(b'{"id": "chatcmpl-1", "ten')
+        file.write((1000).to_bytes(4, "little") + b"a part")
     own.start()
-    async with Recorder(client, tmp_path / "spool", retry_s=0.1):
-        assert await all_there(client, 1) == ["chatcmpl-0"]
+    async with Recorder(own.url, tmp_path / "spool", retry_s=0.1):
+        assert set(await all_there(client, 1)) == {"chatcmpl-0"}
         await wait_until(lambda: metrics.UNREADABLE._value.get() > before, "it is counted")
 
 
-async def test_a_long_stream_lets_others_run_while_it_is_parsed(
-    own: OwnValkey, client: Any, tmp_path: Path
-) -> None:
-    async with Recorder(client, tmp_path / "spool") as recorder:
-        recorder.submit(a_served([chat(["word "] * 20_000)]))
-        longest, last = 0.0, asyncio.get_running_loop().time()
-        while recorder.waiting:
-            await asyncio.sleep(0)
-            now = asyncio.get_running_loop().time()
-            longest, last = max(longest, now - last), now
+async def test_a_long_stream_holds_up_nobody(own: OwnValkey, client: Any, tmp_path: Path) -> None:
+    long = a_served([chat(["word "] * 20_000)])
+    async with Recorder(own.url, tmp_path / "spool") as recorder:
+        began = asyncio.get_running_loop().time()
+        recorder.submit(long)
+        assert asyncio.get_running_loop().time() - began < 0.25
+        await all_there(client, 1)
         (served,) = await recorded(client)
     assert served.choices[0].text == "word " * 20_000
-    assert longest < 0.25, "seconds in which nothing else ran; one go takes far longer"

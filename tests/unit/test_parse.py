@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learnback.contracts.models import CompletionEnd, Endpoint, ToolCall, Track, VersionKind
+from learnback.contracts.models import CompletionEnd, Endpoint, ToolCall, Track
 from learnback.inference.completion import completion_of
-from learnback.inference.exchange import Served
 from learnback.inference.parse import parse
-from learnback.inference.routing import Assignment, Servable
+from learnback.inference.served import Served
 from learnback.inference.sse import event_data
 
 words = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=8)
@@ -58,13 +57,14 @@ def test_however_the_bytes_arrive_the_record_is_the_same(said: list[str], cuts: 
 
 
 def a_served(answer: list[bytes]) -> Served:
-    base = Servable("base", VersionKind.BASE, "base")
     return Served(
         id="chatcmpl-1",
         tenant="default",
         created_at=0.0,
         endpoint="chat.completions",
-        assignment=Assignment(base, Track.STABLE, 1.0),
+        version="base",
+        track=Track.STABLE,
+        probability=1.0,
         prompt_strategy=None,
         request=b'{"messages": [{"role": "user", "content": "hi"}]}',
         answer=answer,

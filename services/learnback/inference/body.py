@@ -6,7 +6,9 @@ The body is never parsed whole on the way to the engine: about two microseconds 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import types
+from collections.abc import Coroutine, Generator, Iterable
+from typing import Any, TypeVar, cast
 
 import msgspec
 from starlette.types import Receive
@@ -29,6 +31,8 @@ INTERNAL = (
     "data_parallel_rank",
 )
 """Fields between engines and their routers: no client of ours may set them."""
+
+T = TypeVar("T")
 
 Headers = list[tuple[bytes, bytes]]
 Fields = dict[str, msgspec.Raw]
@@ -61,13 +65,38 @@ async def read(
         shown = media_type.decode("latin-1") or "none"
         raise UnsupportedMediaType(f"Send Content-Type: application/json, not {shown}.")
     try:
-        async with asyncio.timeout(max_seconds):
-            body = await read_body(receive, max_bytes)
+        body = await _within(read_body(receive, max_bytes), max_seconds)
     except TimeoutError:
         raise Timeout(f"The body did not arrive within {max_seconds:g} s.") from None
     if body is not None:
         _check_text(body)
     return body
+
+
+async def _within(reading: Coroutine[Any, Any, T], seconds: float) -> T:
+    """`reading` under a timeout; most bodies are there already, and setting up a timeout costs more
+    than all else that is done to them."""
+    try:
+        awaited = reading.send(None)
+    except StopIteration as done:
+        return cast(T, done.value)
+    async with asyncio.timeout(seconds):
+        return await _resumed(reading, awaited)
+
+
+@types.coroutine
+def _resumed(reading: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
+    """A coroutine that stopped at `awaited`, from there on."""
+    try:
+        while True:
+            try:
+                given = yield awaited
+            except BaseException as error:
+                awaited = reading.throw(error)
+            else:
+                awaited = reading.send(given)
+    except StopIteration as done:
+        return cast(T, done.value)
 
 
 def _check_text(body: bytes) -> None:

@@ -12,9 +12,9 @@ import msgspec
 from learnback.contracts.messages import CompletionServed
 from learnback.contracts.models import Choice, CompletionEnd, Timings
 from learnback.inference.answer import Answer
-from learnback.inference.exchange import Served
 from learnback.inference.parse import parse_steps
 from learnback.inference.prompt_messages import messages_of, parameters_of
+from learnback.inference.served import Served
 
 
 async def completion_of(served: Served) -> CompletionServed:
@@ -28,9 +28,9 @@ async def completion_of(served: Served) -> CompletionServed:
         tenant=served.tenant,
         created_at=datetime.fromtimestamp(served.created_at, UTC),
         endpoint=served.endpoint,
-        version=served.assignment.version.name,
-        track=served.assignment.track,
-        probability=served.assignment.probability,
+        version=served.version,
+        track=served.track,
+        probability=served.probability,
         end=CompletionEnd.ENGINE_ERROR if failed else served.end,
         status_code=served.status,
         streamed=served.streamed,

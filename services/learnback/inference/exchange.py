@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from time import perf_counter, time
 
 from starlette.types import Message, Receive, Send
 
-from learnback.contracts.models import CompletionEnd, Endpoint
+from learnback.contracts.models import CompletionEnd
 from learnback.inference.body import Headers
-from learnback.inference.routing import Assignment
 
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """All that the recorder needs to know of a request that is over; bytes as they came."""
-
-    id: str
-    tenant: str
-    created_at: float
-    """Unix time in seconds."""
-    endpoint: Endpoint
-    assignment: Assignment
-    prompt_strategy: str | None
-    request: bytes
-    """The body as the client sent it."""
-    answer: list[bytes]
-    event_stream: bool
-    """Whether `answer` is a stream of events, as its content type says."""
-    streamed: bool
-    stored: bool
-    status: int
-    end: CompletionEnd
-    subject: str | None
-    session: str | None
-    metadata: dict[str, str]
-    first_byte_s: float | None
-    duration_s: float
-
-    @property
-    def size(self) -> int:
-        """Bytes that it holds in memory."""
-        return len(self.request) + sum(map(len, self.answer))
+LAST_EVENTS = (b"data: [DONE]\n\n", b"[DONE]\r\n\r\n")
+"""How a stream of chat completions or completions ends; all that follows is the end of HTTP."""
+LAST_RESPONSE_EVENT = b"event: response.completed\n"
 
 
 class Exchange:
     """Stands between the server and the engine for one request.
 
-    It keeps references to the body's pieces; nothing is copied, held back or parsed.
+    It keeps references to the body's pieces; nothing is copied, held back or parsed. `on_last` is
+    called once, before the piece is sent that the client takes for the answer's last.
     """
 
     __slots__ = (
         "_body",
         "_headers",
+        "_on_last",
         "_receive",
         "_send",
         "answer",
@@ -66,11 +39,19 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, body: bytes, headers: Headers, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        headers: Headers,
+        receive: Receive,
+        send: Send,
+        on_last: Callable[[Exchange], None],
+    ) -> None:
         self._body: bytes | None = body
         self._headers = headers
         self._receive = receive
         self._send = send
+        self._on_last = on_last
         self.created_at = time()
         self.started = perf_counter()
         self.first_byte: float | None = None
@@ -96,24 +77,36 @@ class Exchange:
         """Pass a piece of the answer on."""
         kind = message["type"]
         if kind == "http.response.body":
-            if self.first_byte is None:
-                self.first_byte = perf_counter()
-            try:
-                await self._send(message)
-            except OSError:
-                self.disconnected = True
-                raise
-            if not self.disconnected:
-                if body := message.get("body"):
-                    self.answer.append(body)
-                if not message.get("more_body", False):
-                    self.complete = True
-                    self.ended = perf_counter()
+            await self._send_body(message)
             return
         if kind == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": self._response_headers(message.get("headers", ()))}
         await self._send(message)
+
+    async def _send_body(self, message: Message) -> None:
+        body = message.get("body", b"")
+        if self.first_byte is None:
+            self.first_byte = perf_counter()
+        kept = bool(body) and not self.disconnected and not self.complete
+        if kept:
+            self.answer.append(body)
+        if not message.get("more_body", False) or (self.event_stream and _is_last_event(body)):
+            self._complete()
+        try:
+            await self._send(message)
+        except OSError:
+            if not self.complete:
+                self.disconnected = True
+                del self.answer[len(self.answer) - kept :]
+            raise
+
+    def _complete(self) -> None:
+        if self.complete or self.disconnected:
+            return
+        self.complete = True
+        self.ended = perf_counter()
+        self._on_last(self)
 
     def _response_headers(self, headers: Headers) -> Headers:
         kept = [header for header in headers if header[0].lower() != b"x-request-id"]
@@ -144,3 +137,7 @@ class Exchange:
     def duration_s(self) -> float:
         """Seconds to the last byte, or to the end of whatever happened instead."""
         return (self.ended or perf_counter()) - self.started
+
+
+def _is_last_event(piece: bytes) -> bool:
+    return piece.endswith(LAST_EVENTS) or piece.startswith(LAST_RESPONSE_EVENT)

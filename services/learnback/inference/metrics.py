@@ -28,10 +28,10 @@ DURATION = Histogram(
     ["endpoint", "track"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
 )
-BUFFER = Gauge(
-    "learnback_inference_recorder_buffer_completions", "Completions that wait in memory."
+SPOOL = Gauge(
+    "learnback_inference_recorder_spool_bytes",
+    "Completions on this replica's disk that are not on the stream yet.",
 )
-SPOOL = Gauge("learnback_inference_recorder_spool_bytes", "Completions that wait on disk.")
 DROPPED = Counter(
     "learnback_inference_recorder_dropped_total",
     "Completions that were answered and not recorded.",
@@ -42,7 +42,7 @@ RECORDED = Counter(
 )
 UNREADABLE = Counter(
     "learnback_inference_spool_unreadable_total",
-    "Lines of the spool that a crash had torn.",
+    "Records on disk that a crash had torn.",
 )
 REVISION = Gauge(
     "learnback_inference_release_revision",

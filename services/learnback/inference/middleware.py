@@ -21,8 +21,9 @@ from learnback.core.errors import BadRequest, LearnbackError, Unavailable
 from learnback.core.ids import uuid7
 from learnback.inference import body as bodies
 from learnback.inference import metrics, pages, prompts
-from learnback.inference.exchange import Exchange, Served
+from learnback.inference.exchange import Exchange
 from learnback.inference.routing import Assignment, subject_of
+from learnback.inference.served import Served
 from learnback.inference.services import Services, inside_vllm
 from learnback.ledger.keys import Principal, require_scope
 
@@ -172,15 +173,24 @@ class LearnbackMiddleware:
         """Let the engine answer; whatever happens to it, the exchange is recorded."""
         services = self._opened()
         headers = _response_headers(prepared, honest_id=not services.recorder.ids_differ)
-        exchange = Exchange(prepared.rewritten, headers, receive, send)
-        try:
-            await self.app({**scope, "headers": prepared.headers}, exchange.receive, exchange.send)
-        finally:
+        recorded = False
+
+        def record(exchange: Exchange) -> None:
+            nonlocal recorded
+            recorded = True
             try:
-                _record(services, endpoint, prepared, exchange)
+                services.recorder.submit(_served(services, endpoint, prepared, exchange))
             except Exception:  # the request is answered; recording must not change that
                 log.exception("%s was not recorded", prepared.completion_id)
                 metrics.DROPPED.labels("bug").inc()
+
+        exchange = Exchange(prepared.rewritten, headers, receive, send, record)
+        try:
+            await self.app({**scope, "headers": prepared.headers}, exchange.receive, exchange.send)
+        finally:
+            if not recorded:  # it broke off
+                record(exchange)
+            _measure(endpoint, prepared, exchange)
 
 
 def _passes(scope: Scope) -> bool:
@@ -222,36 +232,39 @@ def _response_headers(prepared: Prepared, *, honest_id: bool) -> bodies.Headers:
     return headers
 
 
-def _record(services: Services, endpoint: Endpoint, prepared: Prepared, exchange: Exchange) -> None:
-    """Measure, and hand the exchange to the recorder."""
-    track = prepared.assignment.track.value
-    duration_s, first_byte_s = exchange.duration_s, exchange.first_byte_s
-    metrics.requests(endpoint, track, exchange.status).inc()
-    metrics.duration(endpoint, track).observe(duration_s)
-    if first_byte_s is not None:
-        metrics.first_byte(endpoint, track).observe(first_byte_s)
-    peeked = prepared.peeked
-    store = services.settings.store_default if peeked.store is None else peeked.store
+def _served(
+    services: Services, endpoint: Endpoint, prepared: Prepared, exchange: Exchange
+) -> Served:
+    """What is to be recorded of an exchange."""
+    peeked, assignment = prepared.peeked, prepared.assignment
     metadata = peeked.metadata or {}
-    services.recorder.submit(
-        Served(
-            id=prepared.completion_id,
-            tenant=prepared.principal.tenant,
-            created_at=exchange.created_at,
-            endpoint=endpoint,
-            assignment=prepared.assignment,
-            prompt_strategy=prepared.prompt_strategy,
-            request=prepared.original,
-            answer=exchange.answer,
-            event_stream=exchange.event_stream,
-            streamed=bool(peeked.stream),
-            stored=store,
-            status=exchange.status or 500,
-            end=exchange.end,
-            subject=prepared.subject,
-            session=metadata.get("session_id"),
-            metadata=metadata,
-            first_byte_s=first_byte_s,
-            duration_s=duration_s,
-        )
+    return Served(
+        id=prepared.completion_id,
+        tenant=prepared.principal.tenant,
+        created_at=exchange.created_at,
+        endpoint=endpoint,
+        version=assignment.version.name,
+        track=assignment.track,
+        probability=assignment.probability,
+        prompt_strategy=prepared.prompt_strategy,
+        request=prepared.original,
+        answer=exchange.answer,
+        event_stream=exchange.event_stream,
+        streamed=bool(peeked.stream),
+        stored=services.settings.store_default if peeked.store is None else peeked.store,
+        status=exchange.status or 500,
+        end=exchange.end,
+        subject=prepared.subject,
+        session=metadata.get("session_id"),
+        metadata=metadata,
+        first_byte_s=exchange.first_byte_s,
+        duration_s=exchange.duration_s,
     )
+
+
+def _measure(endpoint: Endpoint, prepared: Prepared, exchange: Exchange) -> None:
+    track = prepared.assignment.track.value
+    metrics.requests(endpoint, track, exchange.status).inc()
+    metrics.duration(endpoint, track).observe(exchange.duration_s)
+    if exchange.first_byte_s is not None:
+        metrics.first_byte(endpoint, track).observe(exchange.first_byte_s)

@@ -1,105 +1,84 @@
-"""The way of a completion from the request that is over to the stream, past every outage.
+"""The way of a completion from its last byte to the stream, past every outage and every kill.
 
-A request only appends to a bounded buffer. A task beside parses and publishes; while Redis is
-away it writes to the spool, and another task publishes from there, oldest first, until nothing is
-left. What could not be kept is counted.
+The server appends what it served to a journal, before the client has the last byte, and does
+nothing else: a process beside it describes and publishes (`shipper`). With Redis away the journal
+grows; what does not fit is counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Sequence
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from pydantic import ValidationError
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+import msgspec
 
-from learnback.contracts.messages import CompletionServed
-from learnback.contracts.streams import COMPLETIONS
-from learnback.core.bus import publish
 from learnback.inference import metrics
 from learnback.inference.completion import completion_of
-from learnback.inference.exchange import Served
-from learnback.inference.spool import Spool, SpoolFull
+from learnback.inference.journal import JournalFull, Writer
+from learnback.inference.served import Served
+from learnback.inference.shipper import PUBLISH_S, RETRY_S, Report
 
 log = logging.getLogger(__name__)
 
-BATCH = 128
-"""Measured for the bus: one round trip costs as much as fifty messages."""
-BUFFER_BYTES = 256 << 20
-"""Memory that waiting completions may take, whatever their number."""
 LINGER_S = 0.02
-"""Wait for company before a round trip; nobody sees 20 ms here, and CPU halves."""
-PUBLISH_S = 5.0
-"""A Redis that takes longer is away."""
-RETRY_S = 1.0
-"""Between attempts to reach a Redis that is away."""
+"""Between words to the shipper: a batch costs hardly more than one, and nobody sees 20 ms here."""
+RESTART_S = 1.0
+"""Pause before the shipper is started again."""
+END_S = PUBLISH_S + 5.0
+"""How long it may take to ship the rest when the server ends; what it leaves waits on disk."""
+NOT_FOR_IT = ("LD_PRELOAD", "OMP_NUM_THREADS")
+"""Environment of an engine that only costs the shipper memory."""
 
 
 class Recorder:
-    """Records completions while its block is open, and at its end those that still wait.
+    """Records completions while its block is open.
 
     `ids_differ`: an engine gave a response another id than the one it was asked to give.
     """
 
     def __init__(
-        self,
-        redis: Redis,
-        spool_root: Path,
-        *,
-        buffer_completions: int = 10_000,
-        spool_bytes: int = 1 << 30,
-        retry_s: float = RETRY_S,
+        self, redis_url: str, root: Path, *, spool_bytes: int = 1 << 30, retry_s: float = RETRY_S
     ) -> None:
-        self.redis = redis
+        self.redis_url = redis_url
         self.ids_differ = False
-        self.buffer_completions = buffer_completions
         self.retry_s = retry_s
-        self._spool = Spool(spool_root, spool_bytes)
-        self._buffer: deque[Served] = deque()
-        self._buffered_bytes = 0
-        self._handling = 0
-        self._wake = asyncio.Event()
-        self._away = asyncio.Event()
-        self._disk = asyncio.Lock()
+        self._journal = Writer(root, spool_bytes)
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._offsets: dict[str, int] = {}
+        self._shipper: asyncio.subprocess.Process | None = None
+        self._told = False
         self._closing = False
-        self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def waiting(self) -> int:
-        """Completions that are in memory only."""
-        return len(self._buffer) + self._handling
+        self._without_content: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def spooled_bytes(self) -> int:
-        """Bytes that wait on disk."""
-        return self._spool.size
+        """Bytes that wait on disk; what waits nowhere else does not exist."""
+        return self._journal.waiting_bytes(self._offsets)
 
     def submit(self, served: Served) -> None:
-        """Take a completion over; never waits. Beyond the buffer it is dropped and counted."""
-        size = served.size
-        full = len(self._buffer) >= self.buffer_completions
-        if full or self._buffered_bytes + size > BUFFER_BYTES:
-            metrics.DROPPED.labels("buffer_full").inc()
+        """Take a completion over; it is safe from a kill of this process when this returns.
+
+        Of one that may not be kept nothing but its description is written, a moment later.
+        """
+        if served.status < 400 and not served.stored:
+            task = asyncio.get_running_loop().create_task(self._describe(served))
+            self._without_content.add(task)
+            task.add_done_callback(self._without_content.discard)
             return
-        self._buffer.append(served)
-        self._buffered_bytes += size
-        self._wake.set()
+        if served.status >= 400:  # a refused request leaves no content either
+            served = msgspec.structs.replace(served, request=b"", answer=[])
+        self._append(self._encode(served))
 
     async def __aenter__(self) -> Recorder:
-        """Start; what an earlier process left on disk goes first."""
-        metrics.BUFFER.set_function(lambda: self.waiting)
+        """Start the shipper; what an earlier process left on disk goes first."""
         metrics.SPOOL.set_function(lambda: self.spooled_bytes)
-        if not self._spool.empty:
-            self._away.set()
-        self._tasks = [
-            asyncio.create_task(self._write(), name="recorder"),
-            asyncio.create_task(self._replay(), name="spool"),
-        ]
+        self._watch = asyncio.create_task(self._keep_shipping(), name="shipper")
         return self
 
     async def __aexit__(
@@ -108,114 +87,93 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Publish what waits, or leave it on disk for the next start."""
-        writing, replaying = self._tasks
+        """Let the shipper publish what waits; what it can't is on disk for the next start."""
+        if self._without_content:
+            await asyncio.wait(self._without_content)
         self._closing = True
-        self._wake.set()
-        await writing
-        replaying.cancel()
-        await asyncio.wait([replaying])
-        await asyncio.to_thread(self._spool.close)
-
-    async def _write(self) -> None:
-        """From memory to Redis, or to the disk."""
-        while not (self._closing and not self._buffer):
-            await self._wake.wait()
-            if not self._closing:
-                await asyncio.sleep(LINGER_S)
-            batch = self._take()
-            try:
-                await self._deliver(await self._describe(batch))
-            except Exception:  # this task's edge: recording must go on
-                log.exception("%d completions were not recorded", len(batch))
-                metrics.DROPPED.labels("bug").inc(len(batch))
-            self._handling = 0
-
-    def _take(self) -> list[Served]:
-        batch = [self._buffer.popleft() for _ in range(min(BATCH, len(self._buffer)))]
-        self._buffered_bytes -= sum(served.size for served in batch)
-        self._handling = len(batch)
-        if not self._buffer and not self._closing:
-            self._wake.clear()
-        return batch
-
-    async def _describe(self, batch: Sequence[Served]) -> list[CompletionServed]:
-        messages = []
-        for served in batch:
-            try:
-                message = await completion_of(served)
-            except Exception:  # one that can't be described must not take the others along
-                log.exception("%s can't be described", served.id)
-                metrics.DROPPED.labels("bug").inc()
-                continue
-            self.ids_differ = self.ids_differ or message.id != served.id
-            messages.append(message)
-            await asyncio.sleep(0)
-        return messages
-
-    async def _deliver(self, messages: Sequence[CompletionServed]) -> None:
-        """Publish, or spool behind what is on disk already, so that the order stays."""
-        if not self._away.is_set() and await self._publish(messages):
-            return
-        lines = [message.model_dump_json().encode() for message in messages]
-        async with self._disk:
-            try:
-                await asyncio.to_thread(self._spool.append, lines)
-            except SpoolFull:
-                log.error("the spool is full: %d completions are lost", len(lines))
-                metrics.DROPPED.labels("spool_full").inc(len(lines))
-            except OSError as error:
-                log.error("the disk failed, %d completions are lost: %s", len(lines), error)
-                metrics.DROPPED.labels("disk").inc(len(lines))
-            if not self._spool.empty:
-                self._away.set()
-
-    async def _publish(self, messages: Sequence[CompletionServed]) -> bool:
-        """Whether all of `messages` are certainly on the stream."""
-        try:
-            async with asyncio.timeout(PUBLISH_S):
-                await publish(self.redis, COMPLETIONS, messages)
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning("Redis is away, completions go to disk: %s", error)
-            return False
-        metrics.RECORDED.inc(len(messages))
-        return True
-
-    async def _replay(self) -> None:
-        """From the disk to Redis, for as long as anything is there."""
-        while True:
-            await self._away.wait()
-            try:
-                done = await self._replay_segment()
-            except OSError as error:
-                log.error("the spool can't be read: %s", error)
-                done = False
+        self._hang_up()
+        if self._watch is not None:
+            done, _ = await asyncio.wait([self._watch], timeout=END_S)
             if not done:
-                await asyncio.sleep(self.retry_s)
+                await self._kill()
+        self._journal.close()
 
-    async def _replay_segment(self) -> bool:
-        """Publish the oldest segment and remove it; False if Redis is still away."""
-        async with self._disk:
-            oldest = await asyncio.to_thread(self._spool.oldest)
-        if oldest is not None:
-            messages = _readable(oldest[1])
-            for at in range(0, len(messages), BATCH):
-                if not await self._publish(messages[at : at + BATCH]):
-                    return False
-        async with self._disk:  # nothing may be appended between the look and the switch
-            if oldest is not None:
-                await asyncio.to_thread(self._spool.remove, oldest[0])
-            if self._spool.empty:
-                self._away.clear()
-        return True
-
-
-def _readable(lines: Sequence[bytes]) -> list[CompletionServed]:
-    """The lines as messages; one that a crash tore was never acknowledged, and is counted."""
-    messages = []
-    for line in lines:
+    async def _describe(self, served: Served) -> None:
         try:
-            messages.append(CompletionServed.model_validate_json(line))
-        except ValidationError:
-            metrics.UNREADABLE.inc()
-    return messages
+            message = await completion_of(served)
+        except Exception:  # the edge of this task: whatever an engine answered, serving goes on
+            log.exception("%s can't be described", served.id)
+            metrics.DROPPED.labels("bug").inc()
+            return
+        self.ids_differ = self.ids_differ or message.id != served.id
+        self._append(message.model_dump_json().encode())
+
+    def _append(self, record: bytes) -> None:
+        try:
+            self._journal.append(record)
+        except JournalFull:
+            metrics.DROPPED.labels("spool_full").inc()
+            return
+        except OSError as error:
+            log.error("the disk failed, a completion is not recorded: %s", error)
+            metrics.DROPPED.labels("disk").inc()
+            return
+        if not self._told:
+            self._told = True
+            asyncio.get_running_loop().call_later(LINGER_S, self._tell)
+
+    def _tell(self) -> None:
+        """Say that there is news: once for all that came within the linger."""
+        self._told = False
+        stdin = self._shipper.stdin if self._shipper else None
+        if stdin is not None and not stdin.is_closing():
+            stdin.write(b"\n")
+
+    async def _keep_shipping(self) -> None:
+        """Start the shipper, listen to it, and start it again should it end before us."""
+        while True:
+            try:
+                await self._run_shipper()
+            except OSError as error:
+                log.error("the process that records can't be started: %s", error)
+            if self._closing:
+                return
+            log.error("the process that records ended; starting it again")
+            await asyncio.sleep(RESTART_S)
+
+    async def _run_shipper(self) -> None:
+        environment = {k: v for k, v in os.environ.items() if k not in NOT_FOR_IT}
+        self._shipper = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "learnback.inference.shipper"),
+            *(str(self._journal.folder), str(self.retry_s)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=(self._journal.lock.fileno(),),  # nobody takes the folder while it ships
+            env=environment | {"LEARNBACK_REDIS_URL": self.redis_url},
+        )
+        if self._closing:
+            self._hang_up()
+        before, stdout = Report(), self._shipper.stdout
+        while stdout is not None and (line := await stdout.readline()):
+            before = self._take(msgspec.json.decode(line, type=Report), before)
+        await self._shipper.wait()
+
+    def _take(self, report: Report, before: Report) -> Report:
+        metrics.RECORDED.inc(report.recorded - before.recorded)
+        metrics.UNREADABLE.inc(report.unreadable - before.unreadable)
+        metrics.DROPPED.labels("bug").inc(report.failed - before.failed)
+        self.ids_differ = self.ids_differ or report.ids_differ
+        self._offsets = report.offsets
+        return report
+
+    def _hang_up(self) -> None:
+        """End the shipper's input: it ships the rest and ends."""
+        if self._shipper is not None and self._shipper.stdin is not None:
+            self._shipper.stdin.close()
+
+    async def _kill(self) -> None:
+        if self._shipper is not None:
+            with suppress(ProcessLookupError):
+                self._shipper.kill()
+        if self._watch is not None:
+            await asyncio.wait([self._watch])

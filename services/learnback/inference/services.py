@@ -73,12 +73,7 @@ async def open_services(
         public_names(settings, base.model),
         refresh=settings.refresh,
     )
-    recorder = Recorder(
-        redis,
-        common.home / "spool",
-        buffer_completions=settings.buffer_completions,
-        spool_bytes=settings.spool_bytes,
-    )
+    recorder = Recorder(common.redis_url, common.home / "spool", spool_bytes=settings.spool_bytes)
 
     async def listen() -> None:
         await follower.listen(redis)

@@ -31,8 +31,6 @@ class InferenceSettings(Settings):
     """Adapters in one batch: stable, candidate, and two pinned ones."""
     store_default: bool = True
     """Whether an answer is kept when the request does not say `store`."""
-    buffer_completions: int = Field(default=10_000, ge=1)
-    """Completions that wait in memory for Redis or the disk; about a minute at 160 requests/s."""
     spool_bytes: int = Field(default=1 << 30, ge=0)
     """Disk for completions while Redis is away; beyond it they are dropped and counted."""
     body_bytes: int = Field(default=16 << 20, ge=1)

@@ -1,0 +1,216 @@
+"""The process beside a server that brings what it served from the journal to the stream.
+
+It is a process of its own so that describing and publishing cost the server nothing, and so that a
+server that is killed still has its last answers recorded. The server writes a byte to its standard
+input when there is news; its end means that the server is gone. Each line on its standard output is
+a `Report`. While Redis is away it tries again, and what waits stays in the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from pydantic import ValidationError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from learnback.contracts.messages import CompletionServed
+from learnback.contracts.streams import COMPLETIONS
+from learnback.core import logging as core_logging
+from learnback.core.bus import publish
+from learnback.core.redis import connect
+from learnback.core.settings import CommonSettings
+from learnback.inference.completion import completion_of
+from learnback.inference.journal import Reader
+from learnback.inference.served import Served
+
+log = logging.getLogger(__name__)
+
+BATCH = 128
+"""Measured for the bus: one round trip costs as much as fifty messages."""
+PUBLISH_S = 5.0
+"""A Redis that takes longer is away."""
+RETRY_S = 1.0
+"""Between attempts to reach a Redis that is away."""
+ADOPT_S = 30.0
+"""Between looks for journals whose processes are gone."""
+
+_SERVED = msgspec.msgpack.Decoder(Served)
+
+
+class Report(msgspec.Struct, omit_defaults=True):
+    """What has been done since the process began."""
+
+    recorded: int = 0
+    unreadable: int = 0
+    """Records that a crash had torn."""
+    failed: int = 0
+    """Records that could not be described."""
+    ids_differ: bool = False
+    """Whether an engine gave a response another id than the one it was asked to give."""
+    offsets: dict[str, int] = {}
+    """How far each segment of the journal has been read."""
+
+
+class Shipper:
+    """Publishes what the journal holds; `report` says what became of it."""
+
+    def __init__(self, reader: Reader, redis: Redis) -> None:
+        self.reader = reader
+        self.redis = redis
+        self.report = Report()
+        self._batches: list[tuple[list[CompletionServed], str, int]] = []
+
+    async def ship(self, *, writer_gone: bool = False) -> bool:
+        """Publish all that is there; False if Redis is away."""
+        while True:
+            if not self._batches:
+                records, segment, offset = self.reader.read(writer_gone=writer_gone)
+                self.report.offsets = dict(self.reader.offsets)
+                self.report.unreadable += self.reader.torn
+                self.reader.torn = 0
+                if not records:
+                    return True
+                self._batches = _batched(await self._describe(records), segment, offset)
+            if not await self._publish():
+                return False
+
+    async def _describe(self, records: Sequence[bytes]) -> list[CompletionServed]:
+        messages = []
+        for record in records:
+            message = await self._described(record)
+            if message is not None:
+                messages.append(message)
+        return messages
+
+    async def _described(self, record: bytes) -> CompletionServed | None:
+        """A record as a message; one that can't be described must not take the others along."""
+        if record[:1] == b"{":  # described before it was written: `without_content`
+            try:
+                return CompletionServed.model_validate_json(record)
+            except ValidationError:
+                self.report.unreadable += 1
+                return None
+        try:
+            served = _SERVED.decode(record)
+        except msgspec.DecodeError:
+            self.report.unreadable += 1
+            return None
+        try:
+            message = await completion_of(served)
+        except Exception:  # whatever an engine may answer, the next record goes on
+            log.exception("%s can't be described", served.id)
+            self.report.failed += 1
+            return None
+        self.report.ids_differ = self.report.ids_differ or message.id != served.id
+        return message
+
+    async def _publish(self) -> bool:
+        """Publish the batch at hand; False, and keep it, if that is not certain."""
+        messages, segment, offset = self._batches[0]
+        try:
+            async with asyncio.timeout(PUBLISH_S):
+                await publish(self.redis, COMPLETIONS, messages)
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("Redis is away, completions stay on disk: %s", error)
+            self.reader.sync()
+            return False
+        self._batches.pop(0)
+        self.report.recorded += len(messages)
+        if not self._batches:
+            self.reader.advance(segment, offset)
+        return True
+
+
+def _batched(
+    messages: list[CompletionServed], segment: str, offset: int
+) -> list[tuple[list[CompletionServed], str, int]]:
+    """In parts of `BATCH`; at least one, so that records of no use are passed as well."""
+    starts = range(0, max(1, len(messages)), BATCH)
+    return [(messages[at : at + BATCH], segment, offset) for at in starts]
+
+
+async def run(folder: Path, redis_url: str, say: int, *, retry_s: float = RETRY_S) -> None:
+    """Ship until standard input ends, then what is left; `say` is the descriptor for reports."""
+    redis = connect(redis_url)
+    shipper = Shipper(Reader(folder), redis)
+    try:
+        async with _news() as news:
+            await _until_gone(shipper, news, say, retry_s)
+        await shipper.ship(writer_gone=True)
+        _tell(say, shipper.report)
+    finally:
+        await redis.aclose()
+
+
+async def _until_gone(
+    shipper: Shipper, news: asyncio.StreamReader, say: int, retry_s: float
+) -> None:
+    """Ship whenever there is news."""
+    loop = asyncio.get_running_loop()
+    adopt_at, told = 0.0, b""
+    while not news.at_eof():
+        if loop.time() >= adopt_at:
+            adopt_at = loop.time() + ADOPT_S
+            if taken := shipper.reader.adopt():
+                log.warning("took over %d files of a process that is gone", taken)
+        through = await shipper.ship()
+        told = _tell(say, shipper.report, told)
+        if through:
+            await _wait(news, adopt_at - loop.time())
+        else:
+            await asyncio.sleep(retry_s)
+
+
+async def _wait(news: asyncio.StreamReader, longest_s: float) -> None:
+    """Until there is news or `longest_s` are over."""
+    try:
+        async with asyncio.timeout(max(0.0, longest_s)):
+            await news.read(1 << 16)
+    except TimeoutError:
+        return
+
+
+@asynccontextmanager
+async def _news() -> AsyncIterator[asyncio.StreamReader]:
+    """Standard input as a stream."""
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: protocol, os.fdopen(0, "rb", buffering=0))
+    try:
+        yield reader
+    finally:
+        transport.close()
+
+
+def _tell(descriptor: int, report: Report, before: bytes = b"") -> bytes:
+    """Write a report, unless it says the same as the one before; the line."""
+    line = msgspec.json.encode(report) + b"\n"
+    if line != before:
+        try:
+            os.write(descriptor, line)
+        except BrokenPipeError:  # the server is gone; its journal is still to be shipped
+            return line
+    return line
+
+
+def main() -> None:
+    """`python -m learnback.inference.shipper FOLDER RETRY_SECONDS`; settings as the server's."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server; we end after it
+        signal.signal(number, signal.SIG_IGN)
+    common = CommonSettings()
+    core_logging.configure("inference", level=common.log_level, format=common.log_format)
+    asyncio.run(run(Path(sys.argv[1]), common.redis_url, 1, retry_s=float(sys.argv[2])))
+
+
+if __name__ == "__main__":
+    main()
