@@ -25,8 +25,8 @@ from learnback.inference.shipper import PUBLISH_S, RETRY_S, Report
 
 log = logging.getLogger(__name__)
 
-LINGER_S = 0.02
-"""Between words to the shipper: a batch costs hardly more than one, and nobody sees 20 ms here."""
+LINGER_S = 0.05
+"""Between words to the shipper: a batch costs hardly more than one, and nobody sees 50 ms here."""
 RESTART_S = 1.0
 """Pause before the shipper is started again."""
 END_S = PUBLISH_S + 5.0
