@@ -142,7 +142,7 @@ def _deep(found: Any, *path: str) -> Any:
 def _objects_in_config_maps(found: list[Object]) -> Iterator[Object]:
     for config in of_kind(found, "ConfigMap"):
         for name, text in config.get("data", {}).items():
-            if name.endswith((".yaml", ".yml")):
+            if name.endswith((".yaml", ".yml", ".json")):
                 for inner in objects(text):
                     if isinstance(inner, dict) and "kind" in inner:
                         yield inner
