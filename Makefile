@@ -32,7 +32,7 @@ up: setup ## The whole platform on this machine until Ctrl-C (ARGS="--model NAME
 	@$(BIN)/learnback up $(ARGS)
 
 test: dev ## All tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/contract tests/integration $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/contract tests/integration tests/chart $(ARGS)
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 unit: dev ## The tests that need nothing but milliseconds
