@@ -170,6 +170,7 @@ async def test_a_full_disk_drops_and_counts(own: OwnValkey, client: Any, tmp_pat
             recorder.submit(numbered(number, size=100))
             await wait_until(lambda: recorder.waiting == 0, "it is dealt with")
         kept = recorder.spooled_bytes
+        assert metrics.SPOOL_LIMIT._value.get() == 5_000
         own.start()
         lost = dropped("spool_full") - before
         found = await all_there(client, 100 - int(lost))

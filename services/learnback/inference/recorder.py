@@ -94,6 +94,7 @@ class Recorder:
         """Start; what an earlier process left on disk goes first."""
         metrics.BUFFER.set_function(lambda: self.waiting)
         metrics.SPOOL.set_function(lambda: self.spooled_bytes)
+        metrics.SPOOL_LIMIT.set(self._spool.limit_bytes)
         if not self._spool.empty:
             self._away.set()
         self._tasks = [
@@ -150,6 +151,7 @@ class Recorder:
                 continue
             self.ids_differ = self.ids_differ or message.id != served.id
             messages.append(message)
+            metrics.ENDED.labels(message.track.value, message.end.value).inc()
             await asyncio.sleep(0)
         return messages
 
