@@ -34,7 +34,7 @@ def main(target: Path) -> None:
 
 
 def _unpack(folder: Path) -> Path:
-    """The files of the package `prometheus`; leaves the process with the way out if there are none."""
+    """The files of the package `prometheus`. SystemExit with the way out if it can't be had."""
     if not all(shutil.which(tool) for tool in ("apt-get", "dpkg-deb")):
         sys.exit(WAY_OUT)
     if not _download(folder) and os.geteuid() == 0:  # an image without package lists

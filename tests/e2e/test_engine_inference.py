@@ -81,6 +81,22 @@ def test_nothing_but_our_api_is_reachable(http: httpx.Client) -> None:
     assert "learnback_inference_requests_total" in page
 
 
+def test_vllm_exports_what_alerts_and_dashboards_ask_for(http: httpx.Client) -> None:
+    chat(http)
+    series = {
+        sample.name: set(sample.labels)
+        for family in text_string_to_metric_families(http.get("/metrics").text)
+        for sample in family.samples
+    }
+    expressions = {**alert_expressions(), **dashboard_expressions()}.values()
+    asked = {s.metric for text in expressions for s in selectors(text)}
+    ours_and_vllm = {n for n in asked if n.startswith(("vllm:", "learnback_inference_", "process_"))}
+    unset = {"learnback_inference_refused_total"}  # a label that nobody asked for yet has no series
+    assert ours_and_vllm - unset <= series.keys()
+    for name in (n for n in asked if n.startswith("vllm:")):
+        assert {"model_name", "engine"} <= series[name], name
+
+
 def test_a_pinned_adapter_answers_and_the_base_stays_as_it_was(
     engine: Engine, http: httpx.Client, tmp_path: Path
 ) -> None:
