@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.chart.expressions import alert_expressions, dashboard_expressions, selectors
 from tests.e2e.engine import Engine, make_adapter
 from tests.integration.test_inference import VLLM_ROUTES
 
@@ -79,6 +81,23 @@ def test_nothing_but_our_api_is_reachable(http: httpx.Client) -> None:
     page = http.get("/metrics").text
     assert "vllm:request_success_total" in page
     assert "learnback_inference_requests_total" in page
+
+
+def test_vllm_exports_what_alerts_and_dashboards_ask_for(http: httpx.Client) -> None:
+    chat(http)
+    page = http.get("/metrics").text
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    expressions = [*alert_expressions().values(), *dashboard_expressions().values()]
+    asked = {s.metric for text in expressions for s in selectors(text)}
+    for name in asked:
+        if name.startswith(("vllm:", "learnback_inference_")):
+            family = re.sub("_(total|bucket|sum|count)$", "", name)
+            assert name in families or family in families, name
+    engines = [
+        f for name, f in families.items() if name in {a.removesuffix("_total") for a in asked}
+    ]
+    for sample in (s for f in engines if f.name.startswith("vllm:") for s in f.samples):
+        assert {"model_name", "engine"} <= set(sample.labels), sample.name
 
 
 def test_a_pinned_adapter_answers_and_the_base_stays_as_it_was(

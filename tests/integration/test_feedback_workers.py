@@ -210,6 +210,9 @@ async def test_gauges_say_how_far_everything_is_behind(api: Service) -> None:
     assert gauge("outbox_messages") == 1
     assert gauge("ledger_signals", status=FeedbackStatus.PENDING_TARGET.value) == 1
     assert gauge("stream_lag_messages", stream="rewards", group=GROUP) == 1
+    told = await api.redis.info("memory")
+    assert gauge("redis_used_bytes") == pytest.approx(told["used_memory"], rel=0.5)
+    assert gauge("redis_limit_bytes") == told["maxmemory"]
 
 
 async def test_the_process_closes_the_loop_by_itself(database: Any, redis: Any) -> None:

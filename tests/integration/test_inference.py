@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from tests.conftest import wait_until
 from tests.fake_engine import ADMIN, FakeEngine
 from tests.inference_server import Server, inference_server, recorded, serve_app, wait_recorded
@@ -160,9 +161,16 @@ async def test_an_error_within_a_stream_is_an_engine_error_with_what_was_said(
     server: Server, redis: Any
 ) -> None:
     server.engine.mode = "error-in-stream"
+    labels = {"track": "stable", "end": "engine_error"}
+
+    def ended() -> float:
+        return REGISTRY.get_sample_value("learnback_inference_ended_total", labels) or 0.0
+
+    before = ended()
     await server.chat("one two three", stream=True)
     (served,) = await wait_recorded(redis)
     assert served.end is CompletionEnd.ENGINE_ERROR
+    await wait_until(lambda: ended() == before + 1, "it is counted")
     assert [c.text for c in served.choices] == ["one"]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from tests.conftest import wait_until
 from tests.factories import a_version
 from tests.fake_engine import FakeEngine
@@ -139,6 +140,7 @@ async def test_an_adapter_with_wrong_files_is_never_served(
         ready = (await server.http.get("/readyz")).json()
         assert ready["ready"], "it serves the version before"
         assert "tiny-dpo-1" in ready["not_served"]
+        assert REGISTRY.get_sample_value("learnback_inference_not_served_versions") == 1
         assert not [s for s in server.engine.seen if s["body"]["model"] == "tiny-dpo-1"]
         assert (await wait_recorded(redis, 1))[0].version == server.base.name
 

@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from learnback.core import http_metrics
 from learnback.core.errors import (
     BadRequest,
     LearnbackError,
@@ -270,7 +271,11 @@ async def _reason(check: Check) -> str | None:
 
 
 def add_health_routes(app: FastAPI, checks: dict[str, Check]) -> None:
-    """`/healthz` (alive), `/readyz` (each check by name), `/metrics` (Prometheus text)."""
+    """`/healthz` (alive), `/readyz` (each check by name), `/metrics` (Prometheus text).
+
+    All other requests are counted and timed from here on.
+    """
+    app.add_middleware(http_metrics.Measured)
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> PlainTextResponse:
@@ -279,6 +284,7 @@ def add_health_routes(app: FastAPI, checks: dict[str, Check]) -> None:
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> JSONResponse:
         reasons = {name: await _reason(check) for name, check in checks.items()}
+        http_metrics.checked(reasons)
         ready = not any(reasons.values())
         shown = {name: reason or "ok" for name, reason in reasons.items()}
         return JSONResponse({"ready": ready, "checks": shown}, 200 if ready else 503)

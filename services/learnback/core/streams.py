@@ -60,6 +60,12 @@ async def lags(redis: Redis) -> list[GroupLag]:
     return found
 
 
+async def memory(redis: Redis) -> tuple[int, int]:
+    """Bytes that the server uses, and its limit (0: none), beyond which it refuses to write."""
+    told: dict[str, Any] = await redis.info("memory")
+    return int(told["used_memory"]), int(told["maxmemory"])
+
+
 async def dead_letters(redis: Redis, stream: Stream[Any], limit: int = 1000) -> list[DeadLetter]:
     """The newest dead letters of a stream, newest first."""
     entries: Any = await redis.xrevrange(stream.dead_key, count=limit)

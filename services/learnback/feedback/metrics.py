@@ -38,4 +38,9 @@ LAG = Gauge("learnback_feedback_stream_lag_messages", "Entries unread.", ["strea
 PENDING = Gauge(
     "learnback_feedback_stream_pending_messages", "Entries read, not done.", ["stream", "group"]
 )
+REDIS_USED = Gauge("learnback_feedback_redis_used_bytes", "Memory that Redis uses.")
+REDIS_LIMIT = Gauge(
+    "learnback_feedback_redis_limit_bytes",
+    "Memory that Redis may use, beyond which it refuses to write; 0: no limit.",
+)
 DEAD = Gauge("learnback_feedback_stream_dead_messages", "Dead letters.", ["stream", "group"])

@@ -52,3 +52,6 @@ async def measure(database: Database, redis: Redis) -> None:
         metrics.LAG.labels(*labels).set(float("nan") if group.lag is None else group.lag)
         metrics.PENDING.labels(*labels).set(group.pending)
         metrics.DEAD.labels(*labels).set(group.dead)
+    used, limit = await streams.memory(redis)
+    metrics.REDIS_USED.set(used)
+    metrics.REDIS_LIMIT.set(limit)

@@ -111,6 +111,7 @@ class Follower:
                 release = await store.release(connection)
                 rows = await library.read_versions(connection, self.base)
             self._read_at = time.monotonic()
+            metrics.READ_AT.set_to_current_time()
             self._release = release
             self._files = {row.name: found for row in rows if (found := library.artifact_of(row))}
             self.snapshot = replace(self.snapshot, versions=library.servables(rows, self.base))
@@ -200,6 +201,7 @@ class Follower:
         for name in {self.base.name, *snapshot.ready}:
             part = "candidate" if name == snapshot.candidate else "loaded"
             metrics.VERSION.labels(name, "stable" if name == snapshot.stable else part).set(1)
+        metrics.NOT_SERVED.set(len(self.lagging()))
         if self._release is None:
             return
         for state in (self._release.stable, self._release.candidate):

@@ -16,6 +16,11 @@ REFUSED = Counter(
     "Requests that we answered with an error ourselves.",
     ["code"],
 )
+ENDED = Counter(
+    "learnback_inference_ended_total",
+    "Requests that an engine was asked, by how they ended; no status tells of a broken stream.",
+    ["track", "end"],
+)
 FIRST_BYTE = Histogram(
     "learnback_inference_first_byte_seconds",
     "From the request's last byte to the answer's first.",
@@ -32,11 +37,17 @@ SPOOL = Gauge(
     "learnback_inference_recorder_spool_bytes",
     "Completions on this replica's disk that are not on the stream yet.",
 )
+SPOOL_LIMIT = Gauge(
+    "learnback_inference_recorder_spool_limit_bytes",
+    "What may wait on disk; beyond it completions are dropped.",
+)
 DROPPED = Counter(
     "learnback_inference_recorder_dropped_total",
     "Completions that were answered and not recorded.",
     ["reason"],
 )
+for _reason in ("spool_full", "disk", "bug"):  # a first drop must show as a rise
+    DROPPED.labels(_reason)
 RECORDED = Counter(
     "learnback_inference_recorder_recorded_total", "Completions that reached the stream."
 )
@@ -53,6 +64,14 @@ VERSION = Gauge(
     "learnback_inference_version_info",
     "1 for each version that this replica can serve now, by its part in the release.",
     ["version", "track"],
+)
+NOT_SERVED = Gauge(
+    "learnback_inference_not_served_versions",
+    "Versions that the release names and this replica does not serve.",
+)
+READ_AT = Gauge(
+    "learnback_inference_release_read_timestamp_seconds",
+    "When this replica read the release last, in Unix time.",
 )
 LOAD_FAILURES = Counter(
     "learnback_inference_load_failures_total", "Adapters that could not be fetched or loaded."

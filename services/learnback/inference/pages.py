@@ -8,6 +8,7 @@ import msgspec
 from starlette.types import Scope, Send
 
 from learnback.contracts import models
+from learnback.core import http_metrics
 from learnback.core.errors import LearnbackError, NotFound
 from learnback.inference.body import split_headers
 from learnback.inference.errors import MethodNotAllowed, ModelNotFound, openai_error
@@ -55,6 +56,7 @@ async def _readyz(services: Services, send: Send) -> None:
         "engine": await _engine_check(services),
         "release": await services.follower.problem(),
     }
+    http_metrics.checked(checks)
     shown: dict[str, Any] = {name: reason or "ok" for name, reason in checks.items()}
     ready = not any(checks.values())
     body = {"ready": ready, "checks": shown, "not_served": services.follower.lagging()}

@@ -78,6 +78,7 @@ class Recorder:
     async def __aenter__(self) -> Recorder:
         """Start the shipper; what an earlier process left on disk goes first."""
         metrics.SPOOL.set_function(lambda: self.spooled_bytes)
+        metrics.SPOOL_LIMIT.set(self._journal.limit_bytes)
         self._watch = asyncio.create_task(self._keep_shipping(), name="shipper")
         return self
 
@@ -105,6 +106,7 @@ class Recorder:
             log.exception("%s can't be described", served.id)
             metrics.DROPPED.labels("bug").inc()
             return
+        metrics.ENDED.labels(message.track.value, message.end.value).inc()
         self.ids_differ = self.ids_differ or message.id != served.id
         self._append(message.model_dump_json().encode())
 
@@ -159,6 +161,10 @@ class Recorder:
         await self._shipper.wait()
 
     def _take(self, report: Report, before: Report) -> Report:
+        for (track, end), count in report.ended_by_kind().items():
+            metrics.ENDED.labels(track, end).inc(
+                count - before.ended_by_kind().get((track, end), 0)
+            )
         metrics.RECORDED.inc(report.recorded - before.recorded)
         metrics.UNREADABLE.inc(report.unreadable - before.unreadable)
         metrics.DROPPED.labels("bug").inc(report.failed - before.failed)

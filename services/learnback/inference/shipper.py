@@ -16,6 +16,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import msgspec
 from pydantic import ValidationError
@@ -61,8 +62,15 @@ class Report(msgspec.Struct, omit_defaults=True):
     """Records that could not be described."""
     ids_differ: bool = False
     """Whether an engine gave a response another id than the one it was asked to give."""
+    ended: dict[str, int] = {}
+    """Requests by `<track> <end>`; how a stream ended shows only when it is parsed."""
     offsets: dict[str, int] = {}
     """How far each segment of the journal has been read."""
+
+    def ended_by_kind(self) -> dict[tuple[str, str], int]:
+        """`ended` by track and end."""
+        kinds = {tuple(name.split(" ", 1)): count for name, count in self.ended.items()}
+        return cast("dict[tuple[str, str], int]", kinds)
 
 
 class Shipper:
@@ -115,6 +123,8 @@ class Shipper:
             log.exception("%s can't be described", served.id)
             self.report.failed += 1
             return None
+        kind = f"{message.track} {message.end}"
+        self.report.ended[kind] = self.report.ended.get(kind, 0) + 1
         self.report.ids_differ = self.report.ids_differ or message.id != served.id
         return message
 

@@ -23,6 +23,8 @@ WIN_RATE = Gauge(
 )
 PROMOTIONS = Counter("learnback_release_promotions_total", "Moves of the stable alias.", ["by"])
 """`by`: gate, operator or rollback."""
+for _by in ("gate", "operator", "rollback"):  # a first rollback must show as a rise
+    PROMOTIONS.labels(_by)
 FAILURES = Counter(
     "learnback_release_failures_total", "Looks that ended in an error and are tried again."
 )

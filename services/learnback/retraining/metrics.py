@@ -21,6 +21,8 @@ TAKEN_BACK = Gauge(
     "Signals of the active run that were withdrawn or superseded since it took them.",
 )
 RUNS = Counter("learnback_retraining_runs_total", "Runs that ended, by how.", ["state"])
+for _state in ("done", "failed", "cancelled"):  # a first failure must show as a rise
+    RUNS.labels(_state)
 RETRIES = Counter("learnback_retraining_retries_total", "Jobs started again after they broke off.")
 SETTLED = Counter(
     "learnback_retraining_settled_signals_total", "Signals settled by runs, by status.", ["status"]

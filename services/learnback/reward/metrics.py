@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from learnback.reward.scorers.base import Verdict
+
 SCORES = Counter(
     "learnback_reward_scores_total", "Choices judged, by scorer and outcome.", ["scorer", "outcome"]
 )
@@ -20,11 +22,13 @@ SWAPS = Counter("learnback_reward_model_swaps_total", "Times another reward mode
 READY = Gauge("learnback_reward_model_ready", "1 if there is a learned reward model, else 0.")
 
 
-def scored(scorer: str, track: str, score: float | None) -> None:
-    """A scorer judged a choice, or could not."""
-    SCORES.labels(scorer, "error" if score is None else "score").inc()
-    if score is not None:
-        SCORE.labels(scorer, track).observe(score)
+def scored(scorer: str, track: str, verdict: Verdict) -> None:
+    """A scorer judged a choice (`score`), had nothing to judge (`unjudged`) or broke (`error`)."""
+    if verdict.score is not None:
+        SCORES.labels(scorer, "score").inc()
+        SCORE.labels(scorer, track).observe(verdict.score)
+        return
+    SCORES.labels(scorer, "error" if verdict.fault else "unjudged").inc()
 
 
 def skipped(reason: str) -> None:

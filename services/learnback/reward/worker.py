@@ -71,7 +71,7 @@ def _nothing_to_score(served: CompletionServed) -> str | None:
 
 def _scored(scorer: Scorer, served: CompletionServed, choice: Choice) -> CompletionScored:
     verdict = judge(scorer, _answer(served, choice))
-    metrics.scored(scorer.name, served.track, verdict.score)
+    metrics.scored(scorer.name, served.track, verdict)
     return CompletionScored(
         completion_id=served.id,
         tenant=served.tenant,

@@ -29,6 +29,8 @@ class Verdict:
     score: float | None
     error: str | None = None
     components: Mapping[str, float] = field(default_factory=dict)
+    fault: bool = False
+    """The scorer is broken; else an error says that the answer is none to judge."""
 
 
 class Scorer(Protocol):
@@ -55,7 +57,7 @@ def judge(scorer: Scorer, answer: Answer) -> Verdict:
     try:
         verdict = scorer.score(answer)
     except Exception as error:  # a scorer's bug costs its score, not the other scorers'
-        return Verdict(None, f"{type(error).__name__}: {error}")
+        return Verdict(None, f"{type(error).__name__}: {error}", fault=True)
     if verdict.score is not None and not math.isfinite(verdict.score):
-        return Verdict(None, f"the score is {verdict.score}")
+        return Verdict(None, f"the score is {verdict.score}", fault=True)
     return verdict
