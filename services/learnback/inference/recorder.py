@@ -161,10 +161,9 @@ class Recorder:
         await self._shipper.wait()
 
     def _take(self, report: Report, before: Report) -> Report:
-        for (track, end), count in report.ended_by_kind().items():
-            metrics.ENDED.labels(track, end).inc(
-                count - before.ended_by_kind().get((track, end), 0)
-            )
+        for name, count in report.ended.items():
+            track, end = name.split(" ")
+            metrics.ENDED.labels(track, end).inc(count - before.ended.get(name, 0))
         metrics.RECORDED.inc(report.recorded - before.recorded)
         metrics.UNREADABLE.inc(report.unreadable - before.unreadable)
         metrics.DROPPED.labels("bug").inc(report.failed - before.failed)

@@ -16,7 +16,6 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
 
 import msgspec
 from pydantic import ValidationError
@@ -66,11 +65,6 @@ class Report(msgspec.Struct, omit_defaults=True):
     """Requests by `<track> <end>`; how a stream ended shows only when it is parsed."""
     offsets: dict[str, int] = {}
     """How far each segment of the journal has been read."""
-
-    def ended_by_kind(self) -> dict[tuple[str, str], int]:
-        """`ended` by track and end."""
-        kinds = {tuple(name.split(" ", 1)): count for name, count in self.ended.items()}
-        return cast("dict[tuple[str, str], int]", kinds)
 
 
 class Shipper:
