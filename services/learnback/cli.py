@@ -142,11 +142,33 @@ def status(home: Path | None, as_json: bool) -> None:
 
 
 @_operator()
-def migrate(home: Path | None, as_json: bool) -> None:
-    """Bring the ledger and the streams to this version. Safe to repeat."""
+@click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS")
+def migrate(home: Path | None, as_json: bool, wait_s: float) -> None:
+    """Bring the ledger and the streams to this version. Safe to repeat.
+
+    With --wait a database or a Redis that is away is waited for.
+    """
     from learnback.local.operations import run_migrate
 
-    run_migrate(home, as_json)
+    run_migrate(home, as_json, wait_s)
+
+
+@main.command()
+@click.option("--inference-url", default="http://127.0.0.1:8000", show_default=True)
+@click.option("--feedback-url", default="http://127.0.0.1:8001", show_default=True)
+@click.option("--model", default="learnback", show_default=True, help="The public model name.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=120.0)
+@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@_errors_shown
+def check(**options: Any) -> None:
+    """Send one request and feedback for it, and wait for what becomes of both.
+
+    Both are erased at the end, so that no model learns from them. The API key is that in
+    LEARNBACK_API_KEY, with the scopes infer and feedback.
+    """
+    from learnback.local.check import run_check
+
+    run_check(**options)
 
 
 @main.group()
@@ -173,6 +195,30 @@ def create_key(home: Path | None, as_json: bool, **options: Any) -> None:
     from learnback.local.operations import run_create_key
 
     run_create_key(home, as_json, **options)
+
+
+@_operator(group=keys, name="import")
+@click.argument("name")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    required=True,
+    help="Holds the key alone.",
+)
+@click.option("--tenant", default="default", show_default=True)
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(["infer", "feedback", "admin"]),
+    default=("infer", "feedback"),
+    show_default=True,
+)
+def import_key(home: Path | None, as_json: bool, **options: Any) -> None:
+    """Make the ledger know a key that was made elsewhere, called NAME. Safe to repeat."""
+    from learnback.local.operations import run_import_key
+
+    run_import_key(home, as_json, **options)
 
 
 @_operator(group=keys, name="list")

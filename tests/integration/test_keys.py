@@ -14,6 +14,7 @@ from tests.conftest import wait_until
 from learnback.contracts.models import Scope
 from learnback.core.clock import now
 from learnback.core.errors import (
+    Conflict,
     Forbidden,
     NotFound,
     Unauthenticated,
@@ -159,3 +160,43 @@ async def test_a_key_that_makes_no_sense(
     async with sqlite_database.write() as connection:
         with pytest.raises(Unprocessable):
             await keys.create_key(connection, tenant, name, scopes)
+
+
+A_KEY = f"lb_{'0a' * 8}_{'k' * 43}"
+
+
+async def imported(database: Any, secret: str = A_KEY, *scopes: Scope, tenant: str = "acme") -> str:
+    async with database.write() as connection:
+        return await keys.import_key(connection, secret, tenant, "given", scopes or [Scope.INFER])
+
+
+async def test_a_key_that_was_made_elsewhere_works_and_importing_it_again_changes_nothing(
+    database: Any,
+) -> None:
+    assert await imported(database) == await imported(database) == "0a" * 8
+    principal = await keys.KeyRing(database).authenticate(f"Bearer {A_KEY}", required=True)
+    assert (principal.tenant, principal.scopes) == ("acme", {Scope.INFER})
+    async with database.read() as connection:
+        assert len(await keys.list_keys(connection)) == 1
+
+
+async def test_importing_a_key_with_other_scopes_gives_it_just_those(database: Any) -> None:
+    await imported(database)
+    await imported(database, A_KEY, Scope.FEEDBACK)
+    principal = await keys.KeyRing(database).authenticate(f"Bearer {A_KEY}", required=True)
+    assert principal.scopes == {Scope.FEEDBACK}
+
+
+async def test_a_key_that_is_revoked_or_not_its_own_is_not_imported(database: Any) -> None:
+    await imported(database)
+    with pytest.raises(Conflict):
+        await imported(database, f"{A_KEY[:-1]}x")
+    with pytest.raises(Conflict):
+        await imported(database, tenant="another")
+    async with database.write() as connection:
+        await keys.revoke_key(connection, "0a" * 8)
+    with pytest.raises(Conflict):
+        await imported(database)
+    for wrong in ("", "lb_short", A_KEY.upper(), f"{A_KEY}\n"):
+        with pytest.raises(Unprocessable):
+            await imported(database, wrong)

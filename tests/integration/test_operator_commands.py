@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from tests.factories import a_model_trained, a_version
 from learnback.cli import main
 from learnback.contracts.models import VersionState
 from learnback.contracts.streams import MODELS
+from learnback.core import valkey
 from learnback.core.bus import publish
 from learnback.core.redis import connect
 from learnback.ledger.database import Database
+from learnback.local.supervisor import free_port
 from learnback.registry import store
 
 
@@ -49,6 +52,32 @@ async def _register(home: Path, *names: str) -> None:
         for name in names:
             await store.register(connection, a_version(name, state=VersionState.PASSED))
     await database.close()
+
+
+def test_a_key_in_a_file_is_imported_as_often_as_asked(platform_home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(f"lb_{'ab' * 8}_{'k' * 43}\n")
+    for _ in range(2):
+        made = run("keys", "import", "release", "--file", str(file), "--scope", "infer")
+        assert made == {"id": "ab" * 8, "tenant": "default", "scopes": ["infer"]}
+    (listed,) = run("keys", "list")
+    assert (listed["id"], listed["name"], listed["scopes"]) == ("ab" * 8, "release", ["infer"])
+
+
+def test_migrate_waits_for_a_redis_that_comes_late(
+    platform_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("LEARNBACK_REDIS_URL", f"redis://127.0.0.1:{port}/0")
+    monkeypatch.setattr("learnback.local.operations.RETRY_S", 0.2)
+    assert "Redis can't be reached" in run("migrate", code=1)
+    with ThreadPoolExecutor() as pool:
+        migrating = pool.submit(run, "migrate", "--wait", "60")
+        server = valkey.start(platform_home / "late", port)
+        try:
+            assert migrating.result(60) == {"migrated": True}
+        finally:
+            server.stop()
 
 
 def test_a_key_is_shown_once_and_can_be_revoked(platform_home: Path) -> None:

@@ -18,8 +18,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.models import Scope
 from learnback.core.clock import now
-from learnback.core.errors import Forbidden, NotFound, Unauthenticated, Unavailable, Unprocessable
-from learnback.ledger.database import Database
+from learnback.core.errors import (
+    Conflict,
+    Forbidden,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    Unprocessable,
+)
+from learnback.ledger.database import Database, insert_new
 from learnback.ledger.tables import api_keys
 
 log = logging.getLogger(__name__)
@@ -82,15 +89,7 @@ async def create_key(
     expires_at: datetime | None = None,
 ) -> tuple[str, str]:
     """Make a key; its id, and its secret `lb_<id>_<43 characters>`, which is kept nowhere."""
-    granted = sorted({Scope(scope).value for scope in scopes})
-    if not granted:
-        raise Unprocessable("A key needs at least one scope.", field="scopes")
-    if not TENANT_SHAPE.fullmatch(tenant):
-        raise Unprocessable(
-            "A tenant has 1 to 63 letters, digits, dots, dashes and underscores.", field="tenant"
-        )
-    if not 0 < len(name) <= 200:
-        raise Unprocessable("A key's name has 1 to 200 characters.", field="name")
+    granted = _checked(tenant, name, scopes)
     key_id = secrets.token_hex(8)
     secret = f"lb_{key_id}_{secrets.token_urlsafe(32)}"
     await connection.execute(
@@ -105,6 +104,56 @@ async def create_key(
         )
     )
     return key_id, secret
+
+
+async def import_key(
+    connection: AsyncConnection, secret: str, tenant: str, name: str, scopes: Iterable[Scope]
+) -> str:
+    """Make the ledger know a key that was made elsewhere, with just these scopes; its id.
+
+    Idempotent, also for several at once. Conflict if the key was revoked or is another tenant's,
+    or if its id belongs to another key.
+    """
+    granted = _checked(tenant, name, scopes)
+    if not KEY_SHAPE.fullmatch(secret):
+        raise Unprocessable(
+            "A key is lb_<16 hex digits>_<43 letters, digits, dashes and underscores>.", field="key"
+        )
+    key_id = secret.split("_")[1]
+    row = {"id": key_id, "tenant": tenant, "name": name, "scopes": granted}
+    await connection.execute(
+        insert_new(connection, api_keys).values(**row, digest=digest(secret), created_at=now())
+    )
+    renewed = await connection.execute(
+        update(api_keys)
+        .where(
+            api_keys.c.id == key_id,
+            api_keys.c.digest == digest(secret),
+            api_keys.c.tenant == tenant,
+            api_keys.c.revoked_at.is_(None),
+        )
+        .values(name=name, scopes=granted)
+    )
+    if renewed.rowcount == 0:
+        raise Conflict(
+            f"The key {key_id} is revoked, another tenant's, or another key has its id; "
+            "`learnback keys list` tells. Make a new one."
+        )
+    return key_id
+
+
+def _checked(tenant: str, name: str, scopes: Iterable[Scope]) -> list[str]:
+    """The scopes as they are stored. Raises Unprocessable for what can't be a key's."""
+    granted = sorted({Scope(scope).value for scope in scopes})
+    if not granted:
+        raise Unprocessable("A key needs at least one scope.", field="scopes")
+    if not TENANT_SHAPE.fullmatch(tenant):
+        raise Unprocessable(
+            "A tenant has 1 to 63 letters, digits, dots, dashes and underscores.", field="tenant"
+        )
+    if not 0 < len(name) <= 200:
+        raise Unprocessable("A key's name has 1 to 200 characters.", field="name")
+    return granted
 
 
 async def list_keys(connection: AsyncConnection, tenant: str | None = None) -> list[ApiKey]:

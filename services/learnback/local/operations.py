@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from learnback.contracts import streams as contract
 from learnback.contracts.models import Scope
 from learnback.core.bus import create_groups
 from learnback.core.clock import now
-from learnback.core.errors import NotFound
+from learnback.core.errors import NotFound, Unavailable
 from learnback.core.streams import DeadLetter, dead_letters, lags, replay
 from learnback.ledger import keys
 from learnback.ledger.migrate import migrate
@@ -21,15 +22,27 @@ from learnback.local.show import show_json, show_table
 from learnback.local.status import show_queues
 from learnback.release import operations as release
 
+RETRY_S = 2.0
+"""Between two looks at a database or a Redis that is away: it starts for seconds."""
 
-def run_migrate(home: Path | None, as_json: bool) -> None:
-    """Create or update the schema and the consumer groups."""
+
+def run_migrate(home: Path | None, as_json: bool, wait_s: float = 0.0) -> None:
+    """Create or update the schema and the consumer groups; wait for what is away."""
 
     async def work(opened: Access) -> None:
         await migrate(opened.database)
         await create_groups(opened.redis)
 
-    run(home, work)
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            run(home, work)
+            break
+        except Unavailable as error:
+            if time.monotonic() + RETRY_S > deadline:
+                raise
+            click.echo(f"waiting: {error.detail}", err=True)
+            time.sleep(RETRY_S)
     _done(as_json, {"migrated": True}, "The ledger and the streams are of this version.")
 
 
@@ -54,6 +67,23 @@ def run_create_key(
     key_id, secret = run(home, work)
     answer = {"id": key_id, "key": secret, "tenant": tenant, "scopes": list(scopes)}
     _done(as_json, answer, f"{secret}\nIts id is {key_id}. It is not shown again.")
+
+
+def run_import_key(
+    home: Path | None, as_json: bool, *, name: str, tenant: str, scopes: tuple[str, ...], file: Path
+) -> None:
+    """Make the ledger know the key in a file."""
+    secret = file.read_text().strip()
+
+    async def work(opened: Access) -> str:
+        async with opened.database.write() as connection:
+            return await keys.import_key(
+                connection, secret, tenant, name, [Scope(scope) for scope in scopes]
+            )
+
+    key_id = run(home, work)
+    answer = {"id": key_id, "tenant": tenant, "scopes": list(scopes)}
+    _done(as_json, answer, f"The ledger knows the key {key_id}.")
 
 
 def run_list_keys(home: Path | None, as_json: bool) -> None:

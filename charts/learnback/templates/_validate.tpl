@@ -1,0 +1,147 @@
+{{/*
+Refuses combinations of values that can't work, and says the way out. All that is wrong is said at once.
+*/}}
+{{- define "learnback.validate" -}}
+{{- $problems := list -}}
+{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" -}}
+{{- $found := include (printf "learnback.validate.%s" $check) $ | trim -}}
+{{- if $found -}}
+{{- $problems = append $problems $found -}}
+{{- end -}}
+{{- end -}}
+{{- if $problems -}}
+{{- fail (printf "\n\nThese values can't work:\n%s\n" (join "\n" $problems)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "learnback.validate.model" -}}
+{{- $volume := .Values.model.volume -}}
+{{- if not .Values.model.name }}
+- model.name is empty: name a model of a hub, or a path under /models.
+{{- end }}
+{{- if and $volume.existingClaim $volume.image }}
+- model.volume has a claim and an image: keep one of model.volume.existingClaim and model.volume.image.
+{{- end }}
+{{- if and (or $volume.existingClaim $volume.image) (not (hasPrefix "/models" .Values.model.name)) }}
+- model.volume is mounted at /models, so model.name must begin with /models, not be {{ .Values.model.name }}.
+{{- end }}
+{{- if and (hasPrefix "/" .Values.model.name) (not (or $volume.existingClaim $volume.image)) }}
+- model.name is the path {{ .Values.model.name }}, but nothing is mounted there: set model.volume.existingClaim or model.volume.image.
+{{- end }}
+{{- if and $volume.image (semverCompare "<1.33.0-0" .Capabilities.KubeVersion.Version) }}
+- model.volume.image needs Kubernetes 1.33 and its feature ImageVolume, this is {{ .Capabilities.KubeVersion.Version }}: use model.volume.existingClaim.
+{{- end }}
+{{- end -}}
+
+{{- define "learnback.validate.redis" -}}
+{{- $named := or .Values.externalRedis.url .Values.externalRedis.existingSecret -}}
+{{- if and (not .Values.valkey.enabled) (not $named) }}
+- There are no streams: set externalRedis.url or externalRedis.existingSecret, or valkey.enabled=true.
+{{- end }}
+{{- if and .Values.valkey.enabled $named }}
+- There are two places for streams: set valkey.enabled=false to use externalRedis, or remove externalRedis.
+{{- end }}
+{{- end -}}
+
+{{- define "learnback.validate.artifacts" -}}
+{{- if has "ReadWriteOncePod" .Values.artifacts.persistence.accessModes }}
+- artifacts.persistence.accessModes: ReadWriteOncePod shuts out all pods but one: use ReadWriteMany, or ReadWriteOnce on one node.
+{{- end }}
+{{- if and .Values.artifacts.url (hasPrefix "file:" .Values.artifacts.url) }}
+- artifacts.url is a folder of a container: leave it empty for the volume, or use s3://.
+{{- end }}
+{{- if and .Values.model.cache.enabled (not (has "ReadWriteMany" .Values.model.cache.accessModes)) (eq (include "learnback.replicated" (dict "values" .Values.inference)) "true") }}
+- model.cache can be mounted on one node only, but inference has several replicas: use ReadWriteMany, or model.cache.enabled=false.
+{{- end }}
+{{- end -}}
+
+{{- define "learnback.validate.replicas" -}}
+{{- if eq (include "learnback.sqlite" .) "true" -}}
+{{- range $name := list "inference" "feedback" "reward" -}}
+{{- if eq (include "learnback.replicated" (dict "values" (index $.Values $name))) "true" }}
+- {{ $name }} has more than one replica, but the ledger is SQLite, for trials with one of everything: set externalDatabase.url or externalDatabase.existingSecret.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "learnback.validate.engine" -}}
+{{- $inference := .Values.inference -}}
+{{- if and (eq $inference.engine "external") (not $inference.externalEngineUrls) }}
+- inference.engine=external has no engines: set inference.externalEngineUrls.
+{{- end }}
+{{- if and (ne $inference.engine "external") $inference.externalEngineUrls }}
+- inference.externalEngineUrls is set, but inference.engine is {{ $inference.engine }}: set inference.engine=external, or remove the URLs.
+{{- end }}
+{{- if and (eq (toString $inference.rollout.maxSurge) "0") (eq (toString $inference.rollout.maxUnavailable) "0") }}
+- inference.rollout lets no pod come and none go: raise maxSurge or maxUnavailable.
+{{- end }}
+{{- if and (eq $inference.engine "gpu") (hasKey ($inference.resources.limits | default dict) $inference.gpuResource) }}
+- inference.resources counts {{ $inference.gpuResource }}: set inference.gpus, which is added to requests and limits.
+{{- end }}
+{{- end -}}
+
+{{- define "learnback.validate.scaling" -}}
+{{- $inference := .Values.inference -}}
+{{- if and (ne $inference.autoscaling.by "none") (not (kindIs "invalid" $inference.replicas)) }}
+- inference.replicas would fight inference.autoscaling: remove it.
+{{- end }}
+{{- if and (eq $inference.autoscaling.by "keda") (not $inference.autoscaling.prometheusUrl) }}
+- inference.autoscaling.by=keda asks Prometheus: set inference.autoscaling.prometheusUrl.
+{{- end }}
+{{- if gt (int $inference.autoscaling.minReplicas) (int $inference.autoscaling.maxReplicas) }}
+- inference.autoscaling: minReplicas is above maxReplicas.
+{{- end }}
+{{- range $name := list "feedback" "reward" -}}
+{{- $component := index $.Values $name -}}
+{{- if $component.autoscaling.enabled }}
+{{- if not (kindIs "invalid" $component.replicas) }}
+- {{ $name }}.replicas would fight {{ $name }}.autoscaling: remove it.
+{{- end }}
+{{- if gt (int $component.autoscaling.minReplicas) (int $component.autoscaling.maxReplicas) }}
+- {{ $name }}.autoscaling: minReplicas is above maxReplicas.
+{{- end }}
+{{- if and (not $.Values.valkey.enabled) (not $.Values.externalRedis.address) }}
+- {{ $name }}.autoscaling: KEDA can't read the address out of a URL: set externalRedis.address, and externalRedis.passwordSecret if it asks for one.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "learnback.validate.gateway" -}}
+{{- $gateway := .Values.gateway -}}
+{{- if and $gateway.httpRoute.enabled (not $gateway.httpRoute.parentRefs) }}
+- gateway.httpRoute belongs to no Gateway: set gateway.httpRoute.parentRefs.
+{{- end }}
+{{- if and $gateway.inferencePool.enabled (not $gateway.inferencePool.endpointPicker) }}
+- gateway.inferencePool needs an endpoint picker: set gateway.inferencePool.endpointPicker to its Service.
+{{- end }}
+{{- end -}}
+
+{{/* A setting that a value of the chart sets would be there twice. */}}
+{{- define "learnback.validate.keys" -}}
+{{- $set := dict "inference" (list "host" "port" "public_name" "spool_bytes" "drain" "engine_urls" "engine_key" "engine_args") "feedback" (list "host" "port") "reward" (list "host" "port") "retraining" (list "host" "port") "release" (list "host" "port" "inference_url" "api_key" "approval") -}}
+{{- range $process, $names := $set -}}
+{{- range $names -}}
+{{- if hasKey (index $.Values $process).settings . }}
+- {{ $process }}.settings.{{ . }} is set by the chart from a value of its own: use that one.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "learnback.validate.training" -}}
+{{- $training := .Values.training -}}
+{{- if and $training.jobSet.enabled (gt (int $training.jobSet.replicas) 1) (not (has "ReadWriteMany" $training.checkpoint.accessModes)) }}
+- training.jobSet has several nodes, but training.checkpoint can be mounted on one only: use ReadWriteMany.
+{{- end }}
+{{- if and $training.jobSet.enabled (not $training.enabled) }}
+- training.jobSet needs training.enabled=true.
+{{- end }}
+{{- if and $training.schedule (not $training.enabled) }}
+- training.schedule needs training.enabled=true.
+{{- end }}
+{{- if has "ReadWriteOncePod" $training.checkpoint.accessModes }}
+- training.checkpoint.accessModes: ReadWriteOncePod shuts out the training Job: use ReadWriteMany, or ReadWriteOnce on one node.
+{{- end }}
+{{- end -}}

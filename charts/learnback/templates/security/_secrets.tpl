@@ -1,0 +1,19 @@
+{{/* URLs that were given as values, as data of a Secret; nothing where all are in Secrets of yours. */}}
+{{- define "learnback.connections" -}}
+{{- if and .Values.externalDatabase.url (not .Values.externalDatabase.existingSecret) }}
+database-url: {{ .Values.externalDatabase.url | quote }}
+{{- end }}
+{{- if and (not .Values.valkey.enabled) .Values.externalRedis.url (not .Values.externalRedis.existingSecret) }}
+redis-url: {{ .Values.externalRedis.url | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* The data of a Secret that is in the cluster, still encoded; empty where there is none or no cluster. */}}
+{{- define "learnback.kept" -}}
+{{- $secret := lookup "v1" "Secret" .root.Release.Namespace .name | default dict -}}
+{{- toJson ($secret.data | default dict) -}}
+{{- end -}}
+
+{{- define "learnback.newKey" -}}
+{{- printf "lb_%s_%s" (randAlphaNum 32 | sha256sum | trunc 16) (randAlphaNum 43) -}}
+{{- end -}}
