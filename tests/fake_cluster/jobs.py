@@ -30,7 +30,7 @@ class Running:
 
 
 class JobController:
-    """Runs the Jobs of a FakeKubernetes until it is closed; `python` in them is this Python."""
+    """Runs the Jobs of a FakeKubernetes until it is closed; `python3` in them is this Python."""
 
     def __init__(self, state: FakeKubernetes, env: dict[str, str] | None = None) -> None:
         self.state = state
@@ -124,7 +124,7 @@ class JobController:
         given = {e["name"]: e["value"] for e in container.get("env", []) if "value" in e}
         self.running[pod["metadata"]["name"]] = Running(
             subprocess.Popen(
-                [sys.executable if part == "python" else part for part in command],
+                [sys.executable if part == "python3" else part for part in command],
                 env=os.environ | given | self.env,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

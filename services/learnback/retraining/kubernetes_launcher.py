@@ -114,9 +114,11 @@ def object_name(folder: Path) -> str:
 
 
 def manifest_of(template: Object, folder: Path) -> Object:
-    """The template with `${RUN_FOLDER}` and `${RUN_NAME}` filled in, and named and labelled."""
+    """The template with `${RUN_ID}`, `${RUN_FOLDER}` and `${RUN_NAME}` (the id as a DNS label)
+    filled in, and named and labelled.
+    """
     name = object_name(folder)
-    words = {"${RUN_FOLDER}": str(folder.absolute()), "${RUN_NAME}": name}
+    words = {"${RUN_ID}": folder.name, "${RUN_NAME}": name, "${RUN_FOLDER}": str(folder.absolute())}
     manifest: Object = _filled(template, words)
     metadata = manifest.setdefault("metadata", {})
     metadata["name"] = name
