@@ -26,3 +26,4 @@ PROMOTIONS = Counter("learnback_release_promotions_total", "Moves of the stable 
 FAILURES = Counter(
     "learnback_release_failures_total", "Looks that ended in an error and are tried again."
 )
+LEADING = Gauge("learnback_release_leading", "1 while this controller holds the lease and acts.")
