@@ -1,9 +1,9 @@
 """Writes the lock files from what is installed.
 
-`platform.txt` (to run on one machine) and `dev.txt` (to test); `build.txt` (to build our own wheel);
-and of the images `control.txt` (no torch), `cpu.txt` (vLLM and trainers on the CPU) and `gpu.txt`
-(what vLLM's own image lacks). `make lock` installs the newest allowed versions into a fresh environment and calls this. What is
-left out on purpose: see docs/decisions/0004-dependencies.md.
+`platform.txt` (to run on one machine) and `dev.txt` (to test); `build.txt` (to build our wheel); of
+the images `control.txt` (no torch), `cpu.txt` (vLLM and trainers on the CPU) and `gpu.txt` (what
+vLLM's own image lacks). `make lock` installs the newest allowed versions into a fresh environment
+and calls this. What is left out on purpose: see docs/decisions/0004-dependencies.md.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def main() -> None:
         f"# Written by `make lock` with Python {sys.version_info.major}.{sys.version_info.minor}.\n"
     )
     for path, names in files.items():
-        lines = [f"{name}=={installed[name].partition('+')[0]}\n" for name in sorted(names & set(installed))]
+        there = sorted(names & set(installed))
+        lines = [f"{name}=={installed[name].partition('+')[0]}\n" for name in there]
         (folder / path).write_text(head + "".join(lines))
 
 

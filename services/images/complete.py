@@ -1,6 +1,6 @@
 """Fails if a package lacks what it asks for, or has it too old: `complete.py NAME EXTRA...`.
 
-Images are installed with --no-deps, from lock files; this is what then tells that a lock fits the base image.
+Images are installed with --no-deps, from lock files; this tells whether a lock fits the base image.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ PROCESSES = {
     "reward": ("learnback.reward.app", "Score every completion."),
     "retraining": ("learnback.retraining.app", "Build datasets and train new versions."),
     "release": ("learnback.release.app", "Judge, promote and roll back versions."),
+    "operator": ("learnback.operator.app", "Show releases as Kubernetes objects."),
 }
 
 

@@ -77,6 +77,7 @@ class Api:
         served = self.state.served(place.api_version, place.plural)
         if request.query_params.get("watch") in ("1", "true"):
             since = int(request.query_params.get("resourceVersion") or 0)
+            self.state.watching.add(place.plural)
             stream = self._watch(served, place.namespace, selector, since)
             return StreamingResponse(stream, media_type="application/json")
         with self.state.lock:

@@ -63,6 +63,11 @@ class FakeKubernetes:
         """The server answers 503 to everything."""
         self.lock = threading.RLock()
         self.asked: list[tuple[str, str]] = []
+        self.watching: set[str] = set()
+        """Kinds that somebody watched."""
+        crd = ("apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition")
+        self.serve("v1", "namespaces", "Namespace", namespaced=False)
+        self.serve(*crd, namespaced=False)
 
     def serve(self, api_version: str, plural: str, kind: str, **options: Any) -> Served:
         """Let the server know a kind."""

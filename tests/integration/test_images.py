@@ -1,4 +1,4 @@
-"""The images without an engine: every script of a RUN line runs here; where there is one, they are built."""
+"""The images: every script of a RUN line runs here; where an engine is, they are built."""
 
 from __future__ import annotations
 

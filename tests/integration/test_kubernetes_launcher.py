@@ -212,7 +212,9 @@ async def test_disruptions_cost_no_try_and_the_next_pod_goes_on(
     for count in (1, 2, 3):
 
         def running(wanted: int = count) -> Object | None:
-            pods = [p for p in kubernetes.all("pods") if p.get("status", {}).get("phase") == "Running"]
+            pods = [
+                p for p in kubernetes.all("pods") if p.get("status", {}).get("phase") == "Running"
+            ]
             begun = (folder / "starts").exists() and starts(folder) == wanted
             return pods[0] if pods and begun and (folder / "step").exists() else None
 
