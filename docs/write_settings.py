@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from learnback.core.settings import CommonSettings, Settings
 from learnback.feedback.settings import FeedbackSettings
 from learnback.inference.settings import InferenceSettings
+from learnback.operator.settings import OperatorSettings
 from learnback.release.settings import ReleaseSettings
 from learnback.retraining.settings import RetrainingSettings
 from learnback.reward.settings import RewardSettings
@@ -26,6 +27,7 @@ CLASSES: tuple[type[Settings], ...] = (
     RewardSettings,
     RetrainingSettings,
     ReleaseSettings,
+    OperatorSettings,
 )
 HEAD = """\
 # Settings

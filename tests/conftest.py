@@ -20,6 +20,25 @@ settings.load_profile("learnback")
 WAIT_S = 30.0
 
 
+NOT_RUN = "NOT RUN: "
+"""What begins the reason of a skip that nobody may overlook."""
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say loudly what was not tested for want of a cluster or an image builder."""
+    reasons = sorted(
+        {
+            reason.partition(NOT_RUN)[2]
+            for report in terminalreporter.stats.get("skipped", [])
+            if NOT_RUN in (reason := str(report.longrepr[2]))
+        }
+    )
+    if reasons:
+        terminalreporter.section("NOT TESTED HERE", sep="!", red=True, bold=True)
+        for reason in reasons:
+            terminalreporter.write_line(reason, red=True, bold=True)
+
+
 async def wait_until(
     predicate: Callable[[], Awaitable[Any] | Any], what: str, timeout_s: float = WAIT_S
 ) -> Any:

@@ -27,12 +27,13 @@ def main(folder: Path) -> int:
         return 70
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    step = int((folder / "step").read_text()) if (folder / "step").exists() else 0
+    saved = int((folder / "step").read_text()) if (folder / "step").exists() else 0
+    step = min(saved, STEPS - 1)  # the last step is done only once it is published
     while step < STEPS:
         step += 1
         (folder / "step").write_text(str(step))
         progress(folder, plan, step, "training")
-        while behaviour == "wait" and step == STEPS - 1 and not (folder / "go").exists():
+        while behaviour == "wait" and step >= STEPS - 1 and not (folder / "go").exists():
             if stopped:
                 return 75
             time.sleep(0.01)

@@ -33,7 +33,7 @@ from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
 from learnback.release.controller import Controller
 from learnback.release.engine import Engine
-from learnback.release.policy import GatePolicy
+from learnback.release.gate import GatePolicy
 from learnback.release.settings import ReleaseSettings
 
 BASE, JUDGE = "tiny-base-0", "tiny-reward-0"
@@ -180,6 +180,7 @@ class World:
     def controller(self, **changes: Any) -> Controller:
         """A new controller, as after a restart: nothing is left of earlier ones but the disk."""
         gate = GatePolicy(**changes.pop("gate", {}))
+        changes = {"lease": 0} | changes  # a new controller need not wait for a dead one
         settings = ReleaseSettings(inference_url="http://engine", gate=gate, **changes)
         engine = Engine(self.client, settings.inference_url, settings.api_key.get_secret_value())
         engine.pause_s = 0.0

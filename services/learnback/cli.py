@@ -23,6 +23,7 @@ PROCESSES = {
     "reward": ("learnback.reward.app", "Score every completion."),
     "retraining": ("learnback.retraining.app", "Build datasets and train new versions."),
     "release": ("learnback.release.app", "Judge, promote and roll back versions."),
+    "operator": ("learnback.operator.app", "Show releases as Kubernetes objects."),
 }
 
 
@@ -273,11 +274,12 @@ def stream_replay(home: Path | None, as_json: bool, stream: str, letter_id: str 
 @_operator()
 @click.option("--reason", default="asked for by an operator", show_default=True)
 @click.option("--seed", type=int, default=None)
-def train(home: Path | None, as_json: bool, reason: str, seed: int | None) -> None:
-    """Ask for a training run now."""
+@click.option("--url", default=None, help="Of the retraining process (default: the one here).")
+def train(home: Path | None, as_json: bool, reason: str, seed: int | None, url: str | None) -> None:
+    """Ask for a training run now; the API key is that in LEARNBACK_API_KEY."""
     from learnback.local.operations import run_train
 
-    run_train(home, as_json, reason, seed)
+    run_train(home, as_json, reason, seed, url)
 
 
 @_operator()

@@ -12,7 +12,8 @@ import pytest
 import learnback
 
 BLOCKED = ("torch", "vllm", "trl", "transformers", "peft", "datasets")
-LIGHT = ("cli", "contracts", "core", "feedback", "ledger", "registry", "release", "reward")
+LIGHT = ("cli", "contracts", "core", "feedback", "ledger", "operator")
+LIGHT += ("registry", "release", "reward")
 
 SCRIPT = """
 import importlib, importlib.abc, sys

@@ -18,7 +18,8 @@ from learnback.registry import store
 from learnback.release.app import create_app, register_base
 from learnback.release.settings import ReleaseSettings
 
-GOOD = "tiny-dpo-000000000001"
+GOOD, NEWER = "tiny-dpo-000000000001", "tiny-dpo-000000000002"
+YES = {"approved": True, "reason": "read the answers"}
 
 
 @pytest.fixture
@@ -79,9 +80,79 @@ async def test_promote_and_roll_back(world: World, client: httpx.AsyncClient) ->
     assert again.status_code == 409
 
 
+async def test_an_asked_version_goes_before_newer_ones(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    await world.candidate(GOOD, always(SHORT))
+    await world.candidate(NEWER, always(SHORT))
+    asked = await client.post("/releases", json={"version": GOOD, "reason": "a resource says so"})
+    assert (asked.status_code, asked.json()["phase"]) == (202, "Registered")
+    assert asked.json()["release"]["asked_reason"] == "a resource says so"
+    await world.controller().look()
+
+    told = (await client.get(f"/releases/{GOOD}")).json()
+    assert (told["phase"], told["verdict"]) == ("Promoted", "passed")
+    assert (told["track"], told["weight"]) == ("stable", 1.0)
+    assert told["revision"] > asked.json()["revision"]
+    newer = (await client.get(f"/releases/{NEWER}")).json()
+    assert (newer["phase"], newer["track"], newer["weight"]) == ("Registered", None, 0.0)
+
+
+async def test_a_refused_version_is_judged_again_when_somebody_asks(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    await world.candidate(GOOD, world.engine.says[BASE])
+    await world.controller().look()
+    assert (await client.get(f"/releases/{GOOD}")).json()["phase"] == "Refused"
+    world.engine.says[GOOD] = always(SHORT)
+    again = await client.post("/releases", json={"version": GOOD, "reason": "mended"})
+    assert (again.status_code, again.json()["phase"]) == (202, "Registered")
+
+
+async def test_approval_lets_a_version_on(world: World, client: httpx.AsyncClient) -> None:
+    await world.candidate(GOOD, always(SHORT))
+    early = await client.post(f"/releases/{GOOD}/approval", json=YES)
+    assert early.status_code == 409
+    controller = world.controller(approval="manual")
+    await controller.look()
+    waiting = (await client.get(f"/releases/{GOOD}")).json()
+    assert (waiting["phase"], waiting["release"]["awaiting_step"]) == ("AwaitingApproval", 0)
+
+    stale = YES | {"expected_revision": waiting["revision"] - 1}
+    assert (await client.post(f"/releases/{GOOD}/approval", json=stale)).status_code == 409
+    fresh = YES | {"expected_revision": waiting["revision"]}
+    approved = await client.post(f"/releases/{GOOD}/approval", json=fresh)
+    assert (approved.status_code, approved.json()["phase"]) == (200, "Canary")
+    await controller.look()
+    told = (await client.get(f"/releases/{GOOD}")).json()
+    assert (told["phase"], told["version"]["approved_by"]) == ("Promoted", "operator")
+    (kept,) = told["release"]["approvals"]
+    assert (kept["approved"], kept["by"], kept["reason"]) == (True, "operator", "read the answers")
+
+
+async def test_a_persons_no_refuses_for_good(world: World, client: httpx.AsyncClient) -> None:
+    await world.candidate(GOOD, always(SHORT))
+    controller = world.controller(approval="manual")
+    await controller.look()
+    said = await client.post(
+        f"/releases/{GOOD}/approval", json={"approved": False, "reason": "it is rude"}
+    )
+    assert (said.json()["phase"], said.json()["verdict"]) == ("Refused", "refused")
+    assert "it is rude" in said.json()["reasons"][0]
+    await controller.look()
+    assert (await world.stable()).version == BASE
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "field"),
     [
+        ("/releases", {"version": GOOD}, 422, "reason"),
+        ("/releases", {"version": "nobody", "reason": "r"}, 404, None),
+        ("/releases", {"version": BASE, "reason": "r"}, 409, "version"),
+        ("/releases", {"version": "tiny-reward-0", "reason": "r"}, 422, "version"),
+        (f"/releases/{BASE}/approval", {"approved": True, "reason": "r"}, 409, None),
+        (f"/releases/{BASE}/approval", {"approved": "perhaps", "reason": "r"}, 422, "approved"),
+        ("/releases/nobody/approval", {"approved": True, "reason": "r"}, 404, None),
         ("/promote", {}, 422, "version"),
         ("/promote", {"version": GOOD}, 422, "reason"),
         ("/promote", {"version": "nobody", "reason": "r"}, 404, None),

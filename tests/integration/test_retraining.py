@@ -259,7 +259,7 @@ async def test_a_crash_of_this_process_leaves_the_job_running_and_the_next_one_f
     second = make()  # knows nothing of the first one's child
     folder = second.folder_of(run.id)
     await second.step()
-    assert second.launcher.status(folder).vital is Vital.ALIVE
+    assert (await second.launcher.status(folder)).vital is Vital.ALIVE
     (folder / "go").touch()
     await step_until(second, RunState.DONE)
     assert (folder / "starts").read_text() == "1"
@@ -290,7 +290,7 @@ async def test_stopping_the_process_lets_the_job_save_and_the_next_start_goes_on
     folder = first.folder_of(run.id)
     await wait_until(lambda: (folder / "step").exists(), "the job takes a step")
     await first.close()
-    assert first.launcher.status(folder).exit_code == 75
+    assert (await first.launcher.status(folder)).exit_code == 75
     assert (await the_run(sqlite_database)).state is RunState.RUNNING
     (folder / "go").touch()
     await step_until(make(), RunState.DONE)
@@ -307,7 +307,7 @@ async def test_cancelling_stops_the_job_and_frees_its_signals(
         await runs.change_run(c, run.id, runs.CANCELLABLE, state=RunState.CANCELLED)
         await training.release_claims(c, run.id)
     await cycle.step()
-    assert cycle.launcher.status(cycle.folder_of(run.id)).vital is not Vital.ALIVE
+    assert (await cycle.launcher.status(cycle.folder_of(run.id))).vital is not Vital.ALIVE
     assert "the last run failed" in cycle.decision.reason
     async with sqlite_database.read() as c:
         assert (await training.waiting(c)).count == 40
@@ -324,7 +324,7 @@ async def test_a_cancelled_job_that_outlived_us_is_stopped(
         await training.release_claims(c, run.id)
     second = make()
     await second.step()
-    assert second.launcher.status(second.folder_of(run.id)).vital is Vital.ABSENT
+    assert (await second.launcher.status(second.folder_of(run.id))).vital is Vital.ABSENT
 
 
 async def test_a_wish_without_data_is_refused_with_its_reason(

@@ -26,7 +26,7 @@ checksum/connections: {{ include "learnback.connections" .root | sha256sum }}
 {{- end -}}
 
 {{- define "learnback.podSpec" -}}
-{{- $token := and (eq .component "retraining") .root.Values.training.enabled -}}
+{{- $token := or (eq .component "operator") (and (eq .component "retraining") .root.Values.training.enabled) -}}
 serviceAccountName: {{ include "learnback.serviceAccountName" . }}
 automountServiceAccountToken: {{ $token }}
 enableServiceLinks: false
@@ -102,7 +102,7 @@ topologySpreadConstraints:
 
 {{/* A process's port, in its pod and of its Service. */}}
 {{- define "learnback.port" -}}
-{{- get (dict "inference" "8000" "feedback" "8001" "reward" "8002" "retraining" "8003" "release" "8004") .component -}}
+{{- get (dict "inference" "8000" "feedback" "8001" "reward" "8002" "retraining" "8003" "release" "8004" "operator" "8005") .component -}}
 {{- end -}}
 
 {{- define "learnback.ports" -}}

@@ -77,6 +77,7 @@ completions = Table(
     Index(None, "tenant", "created_at"),
     Index(None, "tenant", "session"),
     Index(None, "version"),
+    Index(None, "created_at"),
 )
 """`prompt_key` is a digest of the canonical prompt: what "the same prompt" means."""
 
@@ -231,3 +232,50 @@ alias_history = Table(
     Column("reason", Text, nullable=False),
 )
 """Append-only: what each alias named from when on, who moved it, and why."""
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("version", NAME, ForeignKey("model_versions.name"), primary_key=True),
+    Column("revision", Integer, nullable=False),
+    Column("asked_at", UtcDateTime),
+    Column("asked_by", NAME),
+    Column("asked_reason", Text),
+    Column("evaluating_since", UtcDateTime),
+    Column("awaiting_step", Integer),
+    Column("approvals", Json, nullable=False),
+    Column("step", Integer),
+    Column("step_since", UtcDateTime),
+    Column("canary_since", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    Column("plan", Json),
+    Column("changed_at", UtcDateTime, nullable=False),
+)
+"""A version's way to people. `revision` counts changes; `awaiting_step` is the step that nobody has
+approved yet; `approvals` is only ever appended to; `plan` is what was fixed as the canary began."""
+
+looks = Table(
+    "looks",
+    metadata,
+    Column("version", NAME, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("weight", Float, nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("measured", Json, nullable=False),
+    Column("token", BigInteger, nullable=False),
+)
+"""Append-only: each look of the controller at a canary, what it measured and what it decided.
+`token` is the lease's, so that one can tell which controller looked."""
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("holder", NAME, nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+"""Who may act. `token` only ever rises, and every write of a holder checks it (fencing)."""

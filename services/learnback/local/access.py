@@ -58,12 +58,21 @@ def run(home: Path | None, work: Callable[[Access], Awaitable[T]]) -> T:
     return asyncio.run(inside())
 
 
-def ask(home: Path | None, process: str, method: str, path: str, body: Any = None) -> Any:
+def ask(
+    home: Path | None,
+    process: str,
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    base: str | None = None,
+) -> Any:
     """The answer of a process's admin API, as data; its problem document as an error.
 
-    `LEARNBACK_API_KEY` is sent where it is set.
+    `base` is its URL; None: that of the platform running here. `LEARNBACK_API_KEY` is sent where
+    it is set.
     """
-    base = require_running(operator_settings(home).home).urls[process]
+    base = base or require_running(operator_settings(home).home).urls[process]
     key = os.environ.get("LEARNBACK_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:

@@ -151,10 +151,12 @@ def run_replay(home: Path | None, as_json: bool, stream: str, letter_id: str | N
     _done(as_json, {"replayed": [d.id for d in replayed]}, f"{len(replayed)} put back.")
 
 
-def run_train(home: Path | None, as_json: bool, reason: str, seed: int | None) -> None:
-    """Ask the retraining process for a run."""
+def run_train(
+    home: Path | None, as_json: bool, reason: str, seed: int | None, url: str | None = None
+) -> None:
+    """Ask the retraining process for a run: the one at `url`, else that of this machine."""
     body = {"reason": reason} | ({} if seed is None else {"seed": seed})
-    answer = ask(home, "retraining", "POST", "/admin/v1/runs", body)
+    answer = ask(home, "retraining", "POST", "/admin/v1/runs", body, base=url)
     _done(as_json, answer, f"Run {answer['id']} is {answer['state']}.")
 
 

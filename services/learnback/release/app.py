@@ -60,8 +60,10 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await migrate(database)
         await register_base(database, common.model)
-        async with running(consumers=[consumer], loops=[controller.run_forever]):
+        loops = [controller.run_forever, controller.leadership.keep]
+        async with running(consumers=[consumer], loops=loops):
             yield
+        await controller.leadership.give_up()
 
     app = FastAPI(title="Learnback release", version=__version__, lifespan=lifespan)
     app.state.controller = controller

@@ -1,8 +1,8 @@
 """The release controller: judges the newest candidate, promotes what passes, says what changed.
 
 All state is in the ledger: REGISTERED -> PASSED or REFUSED -> PROMOTED. Each step is one
-transaction that checks the state before it, so a controller that was killed at any point goes on
-where it was, and of two controllers only one has an effect.
+transaction that checks the state before it and the lease's token, so a controller that was killed
+at any point goes on where it was, and of two controllers only one has an effect.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from redis.exceptions import RedisError
 
 from learnback.contracts.messages import ModelTrained
 from learnback.contracts.models import Alias, VersionKind, VersionState
+from learnback.core.clock import now
 from learnback.core.errors import LearnbackError, Unavailable
 from learnback.core.settings import HELD_OUT_SHARE
+from learnback.ledger import releases
 from learnback.ledger.database import Database
 from learnback.ledger.evaluation import HeldOutPrompt, held_out_prompts
+from learnback.ledger.leases import LeaseLost
+from learnback.ledger.releases import Release
 from learnback.ledger.types import storable
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
@@ -29,8 +33,7 @@ from learnback.release import metrics, operations
 from learnback.release.answers import AnswerCache, answer_key
 from learnback.release.engine import CandidateFailing, Engine, Sampling
 from learnback.release.evaluation import Round, compare, generate
-from learnback.release.judging import facts_of, find_judge, load_judge
-from learnback.release.policy import (
+from learnback.release.gate import (
     Evaluation,
     GateReport,
     Verdict,
@@ -39,7 +42,10 @@ from learnback.release.policy import (
     refused,
     superseded,
 )
+from learnback.release.judging import facts_of, find_judge, load_judge
+from learnback.release.leadership import Leadership
 from learnback.release.progress import Progress
+from learnback.release.queue import queue, way_of
 from learnback.release.settings import ReleaseSettings
 
 log = logging.getLogger(__name__)
@@ -69,6 +75,7 @@ class Controller:
         self.artifacts = artifacts
         self.engine = engine
         self.settings = settings
+        self.leadership = Leadership(database, settings.lease)
         self.held_out_share = held_out_share
         self.judges = folder / "judges"
         self.cache = AnswerCache(folder / "answers")
@@ -79,6 +86,10 @@ class Controller:
 
     async def on_trained(self, messages: Sequence[ModelTrained]) -> None:
         """A message says "look now"; the ledger says what there is."""
+        self.wake()
+
+    def wake(self) -> None:
+        """Look now."""
         self._wake.set()
 
     async def run_forever(self) -> None:
@@ -96,7 +107,9 @@ class Controller:
             await self._wait()
 
     async def look(self) -> None:
-        """One round: announce, judge, promote, announce."""
+        """One round of whoever holds the lease: announce, judge, promote, announce."""
+        if not await self.leadership.lead():
+            return
         await self.announce()
         candidate = await self._choose()
         if candidate is not None:
@@ -118,56 +131,66 @@ class Controller:
         self._announced |= {state.alias: state.revision for state in states}
 
     async def record(self, version: str, report: GateReport) -> bool:
-        """Write the verdict, unless another controller did; whether it was written."""
+        """Write the verdict, unless another controller did or acts by now; whether it was."""
         passed = report.verdict is Verdict.PASSED
-        async with self.database.write() as connection:
-            written = await store.set_state(
-                connection,
-                version,
-                VersionState.PASSED if passed else VersionState.REFUSED,
-                gate_report=storable(report.as_json()),
-                expected=VersionState.REGISTERED,
-            )
+        waits = passed and self.settings.approval == "manual"
+        try:
+            async with self.leadership.write() as connection:
+                written = await store.set_state(
+                    connection,
+                    version,
+                    VersionState.PASSED if passed else VersionState.REFUSED,
+                    gate_report=storable(report.as_json()),
+                    expected=VersionState.REGISTERED,
+                )
+                if written:
+                    await releases.change(
+                        connection,
+                        version,
+                        evaluating_since=None,
+                        awaiting_step=0 if waits else None,
+                        ended_at=None if passed else now(),
+                    )
+        except LeaseLost as error:
+            log.warning("%s: the verdict was not written: %s", version, error)
+            return False
         if written:
             metrics.VERDICTS.labels(report.verdict).inc()
             log.info("%s: %s: %s", version, report.verdict, "; ".join(report.reasons))
         return written
 
     async def promote(self) -> bool:
-        """Promote the newest version that passed, if nobody has to approve; whether it moved."""
-        if self.settings.approval != "auto":
-            return False
-        versions = await self._versions()
+        """Promote the newest version that passed and waits for nobody; whether it moved."""
+        versions, ways, _ = await self._read()
         newest = next((v for v in versions if v.state is VersionState.PASSED), None)
-        if newest is None:
+        if newest is None or way_of(ways, newest.name).awaiting_step is not None:
             return False
-        moved = await operations.promote_passed(self.database, newest.name, GATE)
+        try:
+            moved = await operations.promote_passed(self.leadership.write, newest.name, GATE)
+        except LeaseLost as error:
+            log.warning("%s was not promoted: %s", newest.name, error)
+            return False
         return moved is not None
 
     async def _choose(self) -> store.ModelVersion | None:
-        """The newest version that nobody has judged; older ones are refused as superseded."""
-        async with self.database.read() as connection:
-            stable = (await store.alias_state(connection, Alias.STABLE)).version
-        newest: store.ModelVersion | None = None
-        newer: str | None = None  # what an older candidate is superseded by
-        for version in await self._versions():
-            if version.state is VersionState.REGISTERED:
-                if newer is not None:
-                    await self.record(version.name, superseded(newer))
-                    continue
-                newest, newer = version, version.name
-            elif version.name == stable:
-                newer = newer or version.name
-        return newest
+        """What to judge next; what was superseded is refused on the way."""
+        waiting = queue(*await self._read())
+        for version, by in waiting.superseded:
+            await self.record(version, superseded(by))
+        return waiting.first
 
-    async def _versions(self) -> list[store.ModelVersion]:
-        """All that may be judged, newest first."""
+    async def _read(self) -> tuple[list[store.ModelVersion], dict[str, Release], str | None]:
+        """All that may be judged, newest first; how far each is; what is stable."""
         async with self.database.read() as connection:
             versions = await store.list_versions(connection)
-        return [v for v in versions if v.kind in JUDGED]
+            ways = await releases.known(connection)
+            stable = (await store.alias_state(connection, Alias.STABLE)).version
+        return [v for v in versions if v.kind in JUDGED], ways, stable
 
     async def _judge(self, candidate: store.ModelVersion) -> GateReport:
         """Evaluate; a candidate that the engine can't serve is refused after some attempts."""
+        async with self.leadership.write() as connection:
+            await releases.change(connection, candidate.name, evaluating_since=now())
         try:
             return await self.evaluate(candidate)
         except CandidateFailing as error:

@@ -13,7 +13,7 @@ from learnback.release import metrics
 from learnback.release.analysis import outcome, win_rate
 from learnback.release.answers import AnswerCache, answer_key
 from learnback.release.engine import Answer, CandidateFailing, Engine, Sampling, seed_of
-from learnback.release.policy import Evaluation
+from learnback.release.gate import Evaluation
 from learnback.release.probes import profile
 from learnback.release.progress import Progress
 

@@ -12,7 +12,7 @@ from learnback.ledger.database import Database
 from learnback.models import linear_reward
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore
-from learnback.release.policy import Judge
+from learnback.release.gate import Judge
 
 N = TypeVar("N", int, float)
 

@@ -28,3 +28,4 @@ for _by in ("gate", "operator", "rollback"):  # a first rollback must show as a 
 FAILURES = Counter(
     "learnback_release_failures_total", "Looks that ended in an error and are tried again."
 )
+LEADING = Gauge("learnback_release_leading", "1 while this controller holds the lease and acts.")

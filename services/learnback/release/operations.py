@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -15,12 +16,15 @@ from learnback.contracts.streams import RELEASES
 from learnback.core.bus import publish
 from learnback.core.clock import now
 from learnback.core.errors import Conflict, Unprocessable
+from learnback.ledger import releases
 from learnback.ledger.database import Database
 from learnback.registry import store
 from learnback.release import metrics
 
 log = logging.getLogger(__name__)
 
+Writing = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
+"""Opens a write transaction: of the ledger's, or one that checks the lease as well."""
 SERVABLE = frozenset({VersionKind.BASE, VersionKind.ADAPTER, VersionKind.PROMPT})
 
 
@@ -40,7 +44,7 @@ async def promote(
     """
     async with database.write() as connection:
         wanted = await store.get(connection, version)
-        _check_servable(wanted)
+        check_servable(wanted)
         before = await store.alias_state(connection, Alias.STABLE)
         if before.version == version:
             return before
@@ -50,6 +54,7 @@ async def promote(
             connection, version, before, actor, _with_force(reason, force), expected_revision
         )
         await store.set_state(connection, version, VersionState.PROMOTED, approved_by=actor)
+        await end_way(connection, version)
     metrics.PROMOTIONS.labels("operator").inc()
     await announce_or_log(redis, [moved])
     return moved
@@ -89,13 +94,13 @@ async def history(
         return await store.history(connection, alias, limit)
 
 
-async def promote_passed(database: Database, version: str, actor: str) -> store.AliasState | None:
+async def promote_passed(write: Writing, version: str, actor: str) -> store.AliasState | None:
     """Promote what the gate passed, if it was compared with what is stable now.
 
     None if there is nothing to do: somebody else did it, or the comparison is stale, in which
     case the version is to be judged again.
     """
-    async with database.write() as connection:
+    async with write() as connection:
         wanted = await store.get(connection, version)
         if wanted.state is not VersionState.PASSED:
             return None
@@ -108,10 +113,20 @@ async def promote_passed(database: Database, version: str, actor: str) -> store.
             log.info("%s is judged again: stable is %s by now", version, before.version)
             return None
         moved = await _move(connection, version, before, actor, passed_reason(wanted), None)
-        await store.set_state(connection, version, VersionState.PROMOTED, approved_by=actor)
+        await store.set_state(
+            connection, version, VersionState.PROMOTED, approved_by=wanted.approved_by or actor
+        )
+        await end_way(connection, version)
     metrics.PROMOTIONS.labels("gate").inc()
     log.info("%s is stable (revision %s)", version, moved.revision)
     return moved
+
+
+async def end_way(connection: AsyncConnection, version: str) -> None:
+    """It is decided: the version waits for nothing any more."""
+    await releases.change(
+        connection, version, evaluating_since=None, awaiting_step=None, ended_at=now()
+    )
 
 
 def compared_with(version: store.ModelVersion) -> str | None:
@@ -169,7 +184,8 @@ async def _move(
     )
 
 
-def _check_servable(version: store.ModelVersion) -> None:
+def check_servable(version: store.ModelVersion) -> None:
+    """Raises Unprocessable for what can't answer people."""
     if version.kind not in SERVABLE:
         raise Unprocessable(
             f"{version.name} is a {version.kind.replace('_', ' ')}: it scores answers and can't "
@@ -195,7 +211,7 @@ def _with_force(reason: str, force: bool) -> str:
 
 
 async def _target(connection: AsyncConnection, before: store.AliasState, to: str | None) -> str:
-    """The version to go back to: `to`, else the last stable one that was not rolled back."""
+    """The version to go back to: `to`, else the last stable one that nobody found fault with."""
     moves = await store.history(connection, Alias.STABLE, limit=1000)
     earlier = dict.fromkeys(
         m.previous for m in moves if m.previous and m.previous != before.version
@@ -208,7 +224,7 @@ async def _target(connection: AsyncConnection, before: store.AliasState, to: str
         return to
     for name in earlier:
         found = await store.find(connection, name)
-        if found is not None and found.state is not VersionState.ROLLED_BACK:
+        if found is not None and found.state is VersionState.PROMOTED:
             return name
     raise Conflict(f"There is no stable version before {before.version} to go back to.")
 

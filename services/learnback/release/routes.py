@@ -9,11 +9,12 @@ from fastapi import APIRouter, Depends, Query, Request
 from learnback.contracts.models import Alias, Scope
 from learnback.ledger.database import Database
 from learnback.ledger.keys import KeyRing, Principal, require_scope
-from learnback.registry import store
-from learnback.release import operations
+from learnback.release import asking, operations, story
 from learnback.release.controller import Controller
 from learnback.release.schemas import (
     AliasView,
+    Ask,
+    Decision,
     History,
     MoveView,
     Name,
@@ -21,7 +22,6 @@ from learnback.release.schemas import (
     Releases,
     Rollback,
     Story,
-    VersionLine,
 )
 
 
@@ -40,24 +40,37 @@ def router(
 
     @routes.get("/releases")
     async def list_releases(principal: Principal = Depends(operator)) -> Releases:
-        """All versions with their states, newest first, and what the aliases name."""
-        async with database.read() as connection:
-            release = await store.release(connection)
-            versions = await store.list_versions(connection)
-        return Releases(
-            stable=AliasView.of(release.stable),
-            candidate=AliasView.of(release.candidate),
-            versions=[VersionLine.of(v, progress_of(controller, v.name)) for v in versions],
-        )
+        """All versions with their phases, newest first, and what the aliases name."""
+        progress = {name: found.as_data() for name, found in controller.progress.items()}
+        return await story.list_releases(database, progress)
+
+    @routes.post("/releases", status_code=202)
+    async def ask(body: Ask, principal: Principal = Depends(operator)) -> Story:
+        """Ask for a version: it is evaluated before all others, and takes its way from there."""
+        await asking.ask(database, body.version, actor_of(principal), body.reason)
+        controller.wake()
+        return await story.tell(database, body.version, progress_of(controller, body.version))
 
     @routes.get("/releases/{version}")
     async def get_release(version: Name, principal: Principal = Depends(operator)) -> Story:
-        """A version's whole story: lineage, gate report, evaluation progress, history."""
-        async with database.read() as connection:
-            found = await store.get(connection, version)
-            moves = await store.history(connection, Alias.STABLE, limit=1000)
-        mine = [MoveView.of(m) for m in moves if version in (m.version, m.previous)]
-        return Story(version=found, history=mine, progress=progress_of(controller, version))
+        """A version's whole story: lineage, gate report, canary, approvals, history."""
+        return await story.tell(database, version, progress_of(controller, version))
+
+    @routes.post("/releases/{version}/approval")
+    async def approve(
+        version: Name, body: Decision, principal: Principal = Depends(operator)
+    ) -> Story:
+        """Say yes or no to the step that a version waits for; 409 if it waits for none."""
+        await asking.approve(
+            database,
+            version,
+            actor_of(principal),
+            body.reason,
+            approved=body.approved,
+            expected_revision=body.expected_revision,
+        )
+        controller.wake()
+        return await story.tell(database, version, progress_of(controller, version))
 
     @routes.get("/history")
     async def get_history(

@@ -7,8 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from learnback.contracts.models import Alias, VersionKind, VersionState
+from learnback.contracts.models import Alias, Track, VersionKind, VersionState
+from learnback.ledger.releases import Look
+from learnback.ledger.releases import Release as WayOn
+from learnback.ledger.runs import Run
 from learnback.registry.store import AliasMove, AliasState, ModelVersion
+from learnback.registry.store import Release as Serving
+from learnback.release.phases import Phase, phase_of, track_of, weight_of
 
 
 def _printable(text: str) -> str:
@@ -52,6 +57,22 @@ class Rollback(Asked):
     """Refuse if the alias moved since this revision was read."""
 
 
+class Ask(Asked):
+    """Evaluate a version and let it take its way to people."""
+
+    version: Name
+    reason: Reason
+
+
+class Decision(Asked):
+    """Somebody's yes or no to the step that a version waits for."""
+
+    approved: bool
+    reason: Reason
+    expected_revision: int | None = Field(default=None, ge=0, lt=2**31)
+    """Refuse if the version's release changed since this `revision` was read."""
+
+
 class AliasView(BaseModel):
     """What an alias names."""
 
@@ -71,9 +92,11 @@ class AliasView(BaseModel):
 class MoveView(BaseModel):
     """One move of an alias."""
 
+    alias: Alias
     revision: int
     version: str | None
     previous: str | None
+    weight: float
     at: datetime
     actor: str
     reason: str
@@ -82,9 +105,11 @@ class MoveView(BaseModel):
     def of(cls, move: AliasMove) -> MoveView:
         """From the registry's."""
         return cls(
+            alias=move.alias,
             revision=move.revision,
             version=move.version,
             previous=move.previous,
+            weight=move.weight,
             at=move.at,
             actor=move.actor,
             reason=move.reason,
@@ -97,6 +122,9 @@ class VersionLine(BaseModel):
     name: str
     kind: VersionKind
     state: VersionState
+    phase: Phase
+    track: Track | None
+    weight: float
     created_at: datetime
     verdict: str | None
     reasons: list[str]
@@ -104,13 +132,22 @@ class VersionLine(BaseModel):
     """Of the evaluation in this process, if there is or was one."""
 
     @classmethod
-    def of(cls, version: ModelVersion, progress: dict[str, Any] | None) -> VersionLine:
-        """From the registry's."""
+    def of(
+        cls,
+        version: ModelVersion,
+        way: WayOn,
+        serving: Serving,
+        progress: dict[str, Any] | None,
+    ) -> VersionLine:
+        """From the registry's and the ledger's."""
         report = version.gate_report or {}
         return cls(
             name=version.name,
             kind=version.kind,
             state=version.state,
+            phase=phase_of(version.state, way),
+            track=track_of(version.name, serving),
+            weight=weight_of(version.name, serving),
             created_at=version.created_at,
             verdict=report.get("verdict"),
             reasons=report.get("reasons", []),
@@ -127,11 +164,30 @@ class Releases(BaseModel):
 
 
 class Story(BaseModel):
-    """Everything about one version: lineage, gate report, and when it served."""
+    """Everything about one version: lineage, gate report, canary, and when it served."""
 
     version: ModelVersion
+    phase: Phase
+    verdict: str | None
+    """Of the newest look at its canary, else of the gate."""
+    reasons: list[str]
+    """Of that verdict."""
+    track: Track | None
+    """Whom it answers now: `stable`, `candidate`, or nobody."""
+    weight: float
+    """The share of people whom it answers now, 0 to 1."""
+    revision: int
+    """Counts the changes of its release; what `expected_revision` of an approval means."""
+    release: WayOn
+    """Who asked for it, which step it is at, who approved, what was fixed as the canary began."""
+    parents: list[str]
+    """What it was trained from, the nearest first."""
+    run: Run | None
+    """The training run that made it."""
+    looks: list[Look]
+    """Each look at its canary, oldest first."""
     history: list[MoveView]
-    """The moves of `stable` to and away from it, newest first."""
+    """The moves of `stable` and `candidate` to and away from it, newest first."""
     progress: dict[str, Any] | None
 
 

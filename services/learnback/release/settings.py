@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from learnback.core.settings import Settings
-from learnback.release.policy import GatePolicy
+from learnback.release.gate import GatePolicy
 
 
 class ReleaseSettings(Settings):
@@ -29,7 +29,7 @@ class ReleaseSettings(Settings):
     api_key: SecretStr = SecretStr("")
     """Learnback key with the scope `infer`; empty where inference asks for none."""
     approval: Literal["auto", "manual"] = "auto"
-    """What passes the gate is promoted at once, or waits for `learnback promote`."""
+    """What passes the gate is promoted at once, or waits until somebody approves."""
     prompts: int = Field(default=64, ge=1)
     """Held-out prompts per evaluation: 64 tell a win rate of 63% from a coin."""
     max_tokens: int = Field(default=64, ge=1)
@@ -42,6 +42,8 @@ class ReleaseSettings(Settings):
     """Longest wait for one answer; a loaded CPU engine needs a minute."""
     look_every: timedelta = timedelta(seconds=30)
     """How often the ledger is looked at without being told to."""
+    lease: timedelta = timedelta(seconds=15)
+    """How long a controller that died keeps others from acting; renewed three times as often."""
     attempts: int = Field(default=5, ge=1)
     """Evaluations that may fail because the engine fails on the candidate; then it is refused."""
     max_body_bytes: int = Field(default=64 * 1024, ge=1024)

@@ -19,6 +19,7 @@ from learnback.contracts.streams import FEEDBACK
 from learnback.core import redis as redis_clients
 from learnback.core.bus import Consumer
 from learnback.core.http import BodyLimits, add_error_handlers, add_health_routes
+from learnback.core.kubernetes import Cluster
 from learnback.core.logging import configure
 from learnback.core.process import consumers_ready, running, serve
 from learnback.core.settings import CommonSettings, keys_required
@@ -29,7 +30,8 @@ from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore, digest_model
 from learnback.retraining import routes
 from learnback.retraining.cycle import Cycle
-from learnback.retraining.launcher import SubprocessLauncher
+from learnback.retraining.kubernetes_launcher import KubernetesLauncher
+from learnback.retraining.launcher import Launcher, SubprocessLauncher
 from learnback.retraining.registrar import Registrar
 from learnback.retraining.settings import RetrainingSettings
 from learnback.retraining.watch import Watch
@@ -49,10 +51,15 @@ def create_app(
     database: Database,
     redis: Redis,
     base: store.ModelVersion,
+    cluster: Cluster | None = None,
     close: Sequence[Close] = (),
 ) -> FastAPI:
-    """The app with its workers, which run while its lifespan does; `close` runs at its end."""
-    cycle = _cycle(settings, common, database, redis, base)
+    """The app with its workers, which run while its lifespan does; `close` runs at its end.
+
+    `cluster` is where jobs run if the settings name a job template.
+    """
+    launcher = _launcher(settings, cluster)
+    cycle = _cycle(settings, common, database, redis, base, launcher)
     watch = Watch(cycle, settings.poll.total_seconds(), common.home / "retraining.lock")
 
     async def on_feedback(_messages: Sequence[FeedbackReceived]) -> None:
@@ -93,18 +100,26 @@ def _cycle(
     database: Database,
     redis: Redis,
     base: store.ModelVersion,
+    launcher: Launcher,
 ) -> Cycle:
     artifacts = ArtifactStore(common.artifact_root)
     return Cycle(
         settings,
         base,
         database,
-        SubprocessLauncher(
-            settings.job_command, threads=settings.job_threads, niceness=settings.niceness
-        ),
+        launcher,
         Registrar(database, redis, artifacts, common.home / "cache" / "retraining"),
         common.home / "runs",
         common.held_out_share,
+    )
+
+
+def _launcher(settings: RetrainingSettings, cluster: Cluster | None) -> Launcher:
+    """Jobs in the cluster if there is a template for them, else as processes beside us."""
+    if settings.job_template is not None and cluster is not None:
+        return KubernetesLauncher(cluster, settings.job_template)
+    return SubprocessLauncher(
+        settings.job_command, threads=settings.job_threads, niceness=settings.niceness
     )
 
 
@@ -127,8 +142,11 @@ def main() -> None:
     log.info("base model %s (%.1f s)", base.name, time.monotonic() - started)
     database = Database(common.ledger_url)
     redis = redis_clients.connect(common.redis_url)
-    close = (redis.aclose, database.close)
-    app = create_app(settings, common, database=database, redis=redis, base=base, close=close)
+    cluster = Cluster.around_us() if settings.job_template is not None else None
+    close = [redis.aclose, database.close, *([cluster.close] if cluster else [])]
+    app = create_app(
+        settings, common, database=database, redis=redis, base=base, cluster=cluster, close=close
+    )
     serve(app, settings.host, settings.port)
 
 

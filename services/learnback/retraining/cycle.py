@@ -137,10 +137,10 @@ class Cycle:
             await self._fail(run, reason)
 
     async def close(self) -> None:
-        """Let the job save a checkpoint and stop; the next start of this process goes on."""
+        """Leave the job to itself, or stopped with a checkpoint; our next start goes on with it."""
         if self._following is not None:
             folder = self.folder_of(self._following.run_id)
-            await self.launcher.stop(folder, grace_s=self.settings.grace.total_seconds())
+            await self.launcher.leave(folder, grace_s=self.settings.grace.total_seconds())
 
     async def _announce(self) -> None:
         """Send what may not have been sent; at the start, all that nobody has judged yet."""
@@ -158,7 +158,9 @@ class Cycle:
             known = [folder.name for folder in self.folder.glob("*") if folder.is_dir()]
         for run_id in known:
             folder = self.folder_of(run_id)
-            if run_id != current and self.launcher.status(folder).vital is Vital.ALIVE:
+            if run_id == current:
+                continue
+            if (await self.launcher.status(folder)).vital is Vital.ALIVE:
                 log.info("run %s is over: stopping its job", run_id)
                 await self.launcher.stop(folder, grace_s=CANCEL_GRACE_S)
         self._swept = True
@@ -281,16 +283,16 @@ class Cycle:
                 progress=run.progress | {"counts": found.counts, "rows": len(found.train)},
             )
         self._following = _Following(run.id)
-        self.launcher.start(folder)
+        await self.launcher.start(folder)
         metrics.progressed(None, 0)
 
     async def _follow(self, run: Run) -> None:
-        status = self.launcher.status(self.folder_of(run.id))
+        status = await self.launcher.status(self.folder_of(run.id))
         if status.vital is Vital.ALIVE:
             await self._report(run, status)
         elif status.vital is Vital.ABSENT:
             log.info("run %s: starting its job again", run.id)
-            self.launcher.start(self.folder_of(run.id))
+            await self.launcher.start(self.folder_of(run.id))
         elif status.exit_code == ExitCode.DONE:
             await self._change(run, _shown(status), state=RunState.REGISTERING)
             await self._register(run.model_copy(update={"state": RunState.REGISTERING}))
@@ -313,9 +315,10 @@ class Cycle:
     async def _broken(self, run: Run, status: JobStatus) -> None:
         """A job ended without success: start it again a few times, bad data never."""
         attempts = int(run.progress.get("attempts", 0))
-        error = (status.progress and status.progress.error) or "its log says more"
+        error = (status.progress and status.progress.error) or status.note or "its log says more"
         said = f"the job ended with {status.exit_code}: {error}"
-        if status.exit_code == ExitCode.BAD_DATA or attempts >= self.settings.max_retries:
+        hopeless = status.final or status.exit_code == ExitCode.BAD_DATA
+        if hopeless or attempts >= self.settings.max_retries:
             await self._fail(run, said)
             return
         following = self._following or _Following(run.id)
@@ -327,7 +330,7 @@ class Cycle:
             following.retry_at = 0.0
             await self._change(run, {"attempts": attempts + 1, "last_error": said})
             metrics.RETRIES.inc()
-            self.launcher.start(self.folder_of(run.id))
+            await self.launcher.start(self.folder_of(run.id))
 
     async def _register(self, run: Run) -> None:
         registered = await self.registrar.register(run, self.base, self.folder_of(run.id))
@@ -359,9 +362,11 @@ class Cycle:
 
 
 def _shown(status: JobStatus) -> dict[str, Any]:
-    if status.progress is None:
-        return {}
-    return status.progress.model_dump(mode="json", exclude={"run_id", "error"}, exclude_none=True)
+    shown: dict[str, Any] = {} if status.note is None else {"note": status.note}
+    if status.progress is not None:
+        told = {"run_id", "error"}
+        shown |= status.progress.model_dump(mode="json", exclude=told, exclude_none=True)
+    return shown
 
 
 def _write_run(run: Run, base: ModelVersion, found: Dataset, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Starts training jobs and tells how they fare: on one machine, as a process of its own.
+"""Starts training jobs and tells how they fare: what every place for jobs does, and one machine.
 
 The job holds a lock on its run folder as long as it lives, given to it as an open file. So whoever
 comes after a crash of this process knows for certain whether the job still runs (no stale process
@@ -50,19 +50,26 @@ class JobStatus:
     vital: Vital
     exit_code: int | None = None
     progress: Progress | None = None
+    note: str | None = None
+    """What the place says of it, for people: why it waits, or how it ended."""
+    final: bool = False
+    """The place has tried as often as it may: starting it again is of no use."""
 
 
 class Launcher(Protocol):
     """What the retraining process needs of a place where jobs run."""
 
-    def start(self, folder: Path) -> None:
+    async def start(self, folder: Path) -> None:
         """Run the job of that folder, unless it runs."""
 
-    def status(self, folder: Path) -> JobStatus:
+    async def status(self, folder: Path) -> JobStatus:
         """How the job of that folder fares, whoever started it."""
 
     async def stop(self, folder: Path, *, grace_s: float) -> None:
         """Ask the job to save and stop; kill it after `grace_s` seconds. Idempotent."""
+
+    async def leave(self, folder: Path, *, grace_s: float) -> None:
+        """This process ends: stop the job, or let it go on where it can without us."""
 
 
 class SubprocessLauncher:
@@ -74,8 +81,11 @@ class SubprocessLauncher:
         self.niceness = niceness
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
 
-    def start(self, folder: Path) -> None:
+    async def start(self, folder: Path) -> None:
         """Run the job of that folder, unless it runs."""
+        self._spawn(folder)
+
+    def _spawn(self, folder: Path) -> None:
         lock = hold(folder / LOCK_FILE)
         if lock is None:
             return
@@ -94,9 +104,9 @@ class SubprocessLauncher:
         finally:
             os.close(lock)  # the child holds its own copy
 
-    def status(self, folder: Path) -> JobStatus:
+    async def status(self, folder: Path) -> JobStatus:
         """How the job of that folder fares, whoever started it."""
-        progress = _progress(folder)
+        progress = read_progress(folder)
         child = self._children.get(folder)
         code = child.poll() if child is not None else None
         done = (folder / RESULT_FILE).is_file()
@@ -115,11 +125,15 @@ class SubprocessLauncher:
             log.warning("%s did not stop within %g s: killed", folder.name, grace_s)
             await self._gone(folder, signal.SIGKILL, KILL_WAIT_S)
 
+    async def leave(self, folder: Path, *, grace_s: float) -> None:
+        """Let the job save and stop; the next start of this process goes on with it."""
+        await self.stop(folder, grace_s=grace_s)
+
     async def _gone(self, folder: Path, number: signal.Signals, wait_s: float) -> bool:
         """Send a signal and wait; the signal goes out again if the job had no id yet."""
         deadline = time.monotonic() + wait_s
         sent = False
-        while self.status(folder).vital is Vital.ALIVE:
+        while (await self.status(folder)).vital is Vital.ALIVE:
             sent = sent or _signal(folder, number)
             if time.monotonic() > deadline:
                 return False
@@ -168,7 +182,8 @@ def _signal(folder: Path, number: signal.Signals) -> bool:
     return True
 
 
-def _progress(folder: Path) -> Progress | None:
+def read_progress(folder: Path) -> Progress | None:
+    """What the job last said of itself; None if it has not, or not readably."""
     try:
         return Progress.model_validate_json((folder / PROGRESS_FILE).read_bytes())
     except (OSError, ValidationError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
@@ -43,6 +44,9 @@ class RetrainingSettings(Settings):
     """How often a run that broke off is started again; a run with bad data never is."""
     job_command: list[str] = []
     """What is run with the run's folder as last argument; empty: our own training job."""
+    job_template: Path | None = None
+    """File with a Kubernetes Job, JobSet or TrainJob as JSON that each run is made from; empty: a
+    run is a process of this machine."""
     poll: timedelta = timedelta(seconds=1)
     """How often a running job's progress is read."""
     grace: timedelta = timedelta(seconds=15)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from learnback.core.errors import Unavailable
+from learnback.core.errors import LearnbackError, Unavailable
 from learnback.retraining.cycle import Cycle
 from learnback.retraining.launcher import hold
 
@@ -67,7 +67,7 @@ class Watch:
             return min(MAX_BACKOFF_S, self.poll_s * 2.0**self.failures)
 
     async def _give_up(self, error: Exception) -> None:
-        with suppress(Unavailable):
+        with suppress(LearnbackError):  # then the next failure tries again
             await self.cycle.fail(f"{type(error).__name__}: {error}")
             self.failures = 0
 

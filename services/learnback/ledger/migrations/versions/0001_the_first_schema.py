@@ -72,6 +72,7 @@ def upgrade() -> None:
         batch_op.create_index(
             batch_op.f("ix_completions_tenant_session"), ["tenant", "session"], unique=False
         )
+        batch_op.create_index(batch_op.f("ix_completions_created_at"), ["created_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_completions_version"), ["version"], unique=False)
 
     op.create_table(
@@ -226,8 +227,54 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("alias", name=op.f("pk_aliases")),
     )
 
+    op.create_table(
+        "leases",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("holder", sa.String(length=200), nullable=False),
+        sa.Column("token", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
+    )
+    op.create_table(
+        "looks",
+        sa.Column("version", sa.String(length=200), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("at", UtcDateTime(), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("weight", sa.Float(), nullable=False),
+        sa.Column("verdict", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("measured", Json, nullable=False),
+        sa.Column("token", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("version", "number", name=op.f("pk_looks")),
+    )
+    op.create_table(
+        "releases",
+        sa.Column("version", sa.String(length=200), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("asked_at", UtcDateTime(), nullable=True),
+        sa.Column("asked_by", sa.String(length=200), nullable=True),
+        sa.Column("asked_reason", sa.Text(), nullable=True),
+        sa.Column("evaluating_since", UtcDateTime(), nullable=True),
+        sa.Column("awaiting_step", sa.Integer(), nullable=True),
+        sa.Column("approvals", Json, nullable=False),
+        sa.Column("step", sa.Integer(), nullable=True),
+        sa.Column("step_since", UtcDateTime(), nullable=True),
+        sa.Column("canary_since", UtcDateTime(), nullable=True),
+        sa.Column("ended_at", UtcDateTime(), nullable=True),
+        sa.Column("plan", Json, nullable=True),
+        sa.Column("changed_at", UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["version"], ["model_versions.name"], name=op.f("fk_releases_version")
+        ),
+        sa.PrimaryKeyConstraint("version", name=op.f("pk_releases")),
+    )
+
 
 def downgrade() -> None:
+    op.drop_table("releases")
+    op.drop_table("looks")
+    op.drop_table("leases")
     op.drop_table("aliases")
     with op.batch_alter_table("runs", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_runs_state"))
@@ -253,6 +300,7 @@ def downgrade() -> None:
     op.drop_table("feedback")
     with op.batch_alter_table("completions", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_completions_version"))
+        batch_op.drop_index(batch_op.f("ix_completions_created_at"))
         batch_op.drop_index(batch_op.f("ix_completions_tenant_session"))
         batch_op.drop_index(batch_op.f("ix_completions_tenant_created_at"))
 

@@ -1,0 +1,144 @@
+"""A version's way to people, as the release process keeps it: asks, approvals, steps, looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from learnback.core.clock import now
+from learnback.core.errors import Conflict
+from learnback.ledger.database import insert_new
+from learnback.ledger.tables import looks, releases
+from learnback.ledger.types import storable
+
+
+class Approval(BaseModel):
+    """Somebody let a version take a step, or did not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    approved: bool
+    by: str
+    reason: str
+    at: datetime
+
+
+class Release(BaseModel):
+    """One version's way; `revision` 0 and nothing else before its first change."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    version: str
+    revision: int = 0
+    asked_at: datetime | None = None
+    """Somebody asked for this version: it goes before all that came by themselves."""
+    asked_by: str | None = None
+    asked_reason: str | None = None
+    evaluating_since: datetime | None = None
+    awaiting_step: int | None = None
+    """The step that waits for somebody's approval."""
+    approvals: tuple[Approval, ...] = ()
+    step: int | None = None
+    step_since: datetime | None = None
+    canary_since: datetime | None = None
+    ended_at: datetime | None = None
+    plan: dict[str, Any] | None = None
+    """What was fixed as the canary began: policy, comparison, thresholds taken from stable."""
+
+
+class Look(BaseModel):
+    """One look at a canary: what was measured, and the verdict."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    version: str
+    number: int
+    at: datetime
+    step: int
+    weight: float
+    verdict: str
+    reason: str
+    measured: dict[str, Any]
+    token: int
+    """Of the lease under which it was taken."""
+
+
+async def find(connection: AsyncConnection, version: str, *, lock: bool = False) -> Release:
+    """Where a version stands on its way; `lock` keeps it for this transaction."""
+    query = select(releases).where(releases.c.version == version)
+    row = (await connection.execute(query.with_for_update() if lock else query)).first()
+    return Release.model_validate(row) if row else Release(version=version)
+
+
+async def known(connection: AsyncConnection) -> dict[str, Release]:
+    """All that ever began their way, by version."""
+    rows = await connection.execute(select(releases))
+    return {row.version: Release.model_validate(row) for row in rows}
+
+
+async def change(
+    connection: AsyncConnection,
+    version: str,
+    *,
+    expected_revision: int | None = None,
+    **values: Any,
+) -> Release:
+    """Change a version's row, adding it if need be. Conflict if it is not at `expected_revision`.
+
+    The row stays locked until the transaction ends.
+    """
+    fresh = {"version": version, "revision": 0, "approvals": [], "changed_at": now()}
+    await connection.execute(insert_new(connection, releases).values(**fresh))
+    before = await find(connection, version, lock=True)
+    if expected_revision is not None and before.revision != expected_revision:
+        raise Conflict(
+            f"{version} changed meanwhile (revision {before.revision}, expected "
+            f"{expected_revision}). Read it again and decide anew.",
+            field="expected_revision",
+        )
+    changed = {"revision": before.revision + 1, "changed_at": now(), **values}
+    await connection.execute(
+        update(releases).where(releases.c.version == version).values(**changed)
+    )
+    return await find(connection, version)
+
+
+async def approve(connection: AsyncConnection, release: Release, approval: Approval) -> Release:
+    """Append an approval and end the wait for it."""
+    kept = [one.model_dump(mode="json") for one in (*release.approvals, approval)]
+    return await change(
+        connection,
+        release.version,
+        expected_revision=release.revision,
+        approvals=storable(kept),
+        awaiting_step=None,
+    )
+
+
+async def add_look(connection: AsyncConnection, look: Look) -> None:
+    """Append a look; its number must be the next one, so of two lookers one fails."""
+    row = look.model_dump()
+    await connection.execute(insert(looks).values(**row | {"measured": storable(look.measured)}))
+
+
+async def next_look(connection: AsyncConnection, version: str) -> int:
+    """The number of a version's next look, from 1."""
+    found = await connection.scalar(
+        select(func.max(looks.c.number)).where(looks.c.version == version)
+    )
+    return int(found or 0) + 1
+
+
+async def looks_of(connection: AsyncConnection, version: str, limit: int = 1000) -> list[Look]:
+    """The newest looks at a version, oldest first."""
+    query = (
+        select(looks).where(looks.c.version == version).order_by(looks.c.number.desc()).limit(limit)
+    )
+    rows: Sequence[Any] = (await connection.execute(query)).all()
+    return [Look.model_validate(row) for row in reversed(rows)]

@@ -1,0 +1,95 @@
+"""A version's whole story, read from the ledger in one transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from learnback.contracts.models import Alias
+from learnback.core.errors import NotFound
+from learnback.ledger import releases, runs
+from learnback.ledger.database import Database
+from learnback.registry import store
+from learnback.release.phases import phase_of, track_of, weight_of
+from learnback.release.schemas import AliasView, MoveView, Releases, Story, VersionLine
+
+LONGEST_LINE = 100
+"""Ancestors that a story lists: a version a day for three months."""
+MOVES = 1000
+
+
+async def list_releases(database: Database, progress: dict[str, dict[str, Any]]) -> Releases:
+    """All versions with their phases, newest first; `progress` is of evaluations, by version."""
+    async with database.read() as connection:
+        serving = await store.release(connection)
+        ways = await releases.known(connection)
+        versions = await store.list_versions(connection)
+    return Releases(
+        stable=AliasView.of(serving.stable),
+        candidate=AliasView.of(serving.candidate),
+        versions=[
+            VersionLine.of(
+                v,
+                ways.get(v.name) or releases.Release(version=v.name),
+                serving,
+                progress.get(v.name),
+            )
+            for v in versions
+        ],
+    )
+
+
+async def tell(database: Database, version: str, progress: dict[str, Any] | None = None) -> Story:
+    """A version's story. Raises NotFound."""
+    async with database.read() as connection:
+        found = await store.get(connection, version)
+        way = await releases.find(connection, version)
+        serving = await store.release(connection)
+        looks = await releases.looks_of(connection, version)
+        report = found.gate_report or {}
+        return Story(
+            version=found,
+            phase=phase_of(found.state, way),
+            verdict=looks[-1].verdict if looks else report.get("verdict"),
+            reasons=[looks[-1].reason] if looks else report.get("reasons", []),
+            track=track_of(version, serving),
+            weight=weight_of(version, serving),
+            revision=way.revision,
+            release=way,
+            parents=await _parents(connection, found),
+            run=await _run(connection, found.run_id),
+            looks=looks,
+            history=await _moves(connection, version),
+            progress=progress,
+        )
+
+
+async def _parents(connection: AsyncConnection, version: store.ModelVersion) -> list[str]:
+    """What it was trained from, the nearest first."""
+    found: list[str] = []
+    parent = version.parent
+    while parent is not None and parent not in found and len(found) < LONGEST_LINE:
+        found.append(parent)
+        known = await store.find(connection, parent)
+        parent = known.parent if known else None
+    return found
+
+
+async def _run(connection: AsyncConnection, run_id: str | None) -> runs.Run | None:
+    if run_id is None:
+        return None
+    try:
+        return await runs.get_run(connection, run_id)
+    except NotFound:
+        return None
+
+
+async def _moves(connection: AsyncConnection, version: str) -> list[MoveView]:
+    moves = [
+        move
+        for alias in (Alias.STABLE, Alias.CANDIDATE)
+        for move in await store.history(connection, alias, MOVES)
+        if version in (move.version, move.previous)
+    ]
+    return [MoveView.of(m) for m in sorted(moves, key=lambda m: m.at, reverse=True)]
