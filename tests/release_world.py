@@ -33,7 +33,7 @@ from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
 from learnback.release.controller import Controller
 from learnback.release.engine import Engine
-from learnback.release.gate import GatePolicy
+from learnback.release.policy import ReleasePolicy
 from learnback.release.settings import ReleaseSettings
 
 BASE, JUDGE = "tiny-base-0", "tiny-reward-0"
@@ -179,14 +179,24 @@ class World:
 
     def controller(self, **changes: Any) -> Controller:
         """A new controller, as after a restart: nothing is left of earlier ones but the disk."""
-        gate = GatePolicy(**changes.pop("gate", {}))
+        policy = ReleasePolicy.model_validate(
+            {"gate": changes.pop("gate", {}), "canary": changes.pop("canary", {})}
+        )
         changes = {"lease": 0} | changes  # a new controller need not wait for a dead one
-        settings = ReleaseSettings(inference_url="http://engine", gate=gate, **changes)
+        settings = ReleaseSettings(inference_url="http://engine", **changes)
         engine = Engine(self.client, settings.inference_url, settings.api_key.get_secret_value())
         engine.pause_s = 0.0
-        return Controller(
-            self.database, self.redis, self.artifacts, engine, settings, self.folder / "release"
+        controller = Controller(
+            self.database,
+            self.redis,
+            self.artifacts,
+            engine,
+            settings,
+            self.folder / "release",
+            policy,
         )
+        controller.rollout.settle = timedelta(0)  # what tests record is there at once
+        return controller
 
     async def version(self, name: str) -> store.ModelVersion:
         async with self.database.read() as c:

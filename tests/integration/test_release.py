@@ -232,7 +232,7 @@ async def test_older_candidates_are_superseded(lite: World) -> None:
 async def test_manual_approval_waits_for_the_operator(lite: World) -> None:
     await lite.prepare()
     await lite.candidate(GOOD, always(SHORT))
-    controller = lite.controller(approval="manual")
+    controller = lite.controller(canary={"steps": [{"traffic": "100%", "approval": "manual"}]})
     await controller.look()
     await controller.look()
     assert (await lite.version(GOOD)).state is VersionState.PASSED

@@ -113,7 +113,7 @@ async def test_approval_lets_a_version_on(world: World, client: httpx.AsyncClien
     await world.candidate(GOOD, always(SHORT))
     early = await client.post(f"/releases/{GOOD}/approval", json=YES)
     assert early.status_code == 409
-    controller = world.controller(approval="manual")
+    controller = world.controller(canary={"steps": [{"traffic": "100%", "approval": "manual"}]})
     await controller.look()
     waiting = (await client.get(f"/releases/{GOOD}")).json()
     assert (waiting["phase"], waiting["release"]["awaiting_step"]) == ("AwaitingApproval", 0)
@@ -132,7 +132,7 @@ async def test_approval_lets_a_version_on(world: World, client: httpx.AsyncClien
 
 async def test_a_persons_no_refuses_for_good(world: World, client: httpx.AsyncClient) -> None:
     await world.candidate(GOOD, always(SHORT))
-    controller = world.controller(approval="manual")
+    controller = world.controller(canary={"steps": [{"traffic": "100%", "approval": "manual"}]})
     await controller.look()
     said = await client.post(
         f"/releases/{GOOD}/approval", json={"approved": False, "reason": "it is rude"}

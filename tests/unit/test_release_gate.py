@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learnback.release.analysis import win_rate
-from learnback.release.gate import Evaluation, GatePolicy, Judge, Verdict, decide, superseded
+from learnback.release.gate import Evaluation, Judge, Verdict, decide, superseded
+from learnback.release.policy import GatePolicy
 from learnback.release.probes import AnswerProfile
 
 POLICY = GatePolicy()

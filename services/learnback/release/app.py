@@ -29,6 +29,7 @@ from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore, digest_model
 from learnback.release.controller import Controller
 from learnback.release.engine import Engine
+from learnback.release.policy import read_policy
 from learnback.release.routes import router
 from learnback.release.settings import ReleaseSettings
 
@@ -52,7 +53,14 @@ def create_app(
     engine = Engine(client, settings.inference_url, settings.api_key.get_secret_value())
     artifacts = ArtifactStore(common.artifact_root)
     controller = Controller(
-        database, redis, artifacts, engine, settings, common.home / PROCESS, common.held_out_share
+        database,
+        redis,
+        artifacts,
+        engine,
+        settings,
+        common.home / PROCESS,
+        read_policy(settings.policy),
+        common.held_out_share,
     )
     consumer = Consumer(redis, MODELS, GROUP, controller.on_trained, name=worker_name())
 

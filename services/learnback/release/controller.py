@@ -44,8 +44,10 @@ from learnback.release.gate import (
 )
 from learnback.release.judging import facts_of, find_judge, load_judge
 from learnback.release.leadership import Leadership
+from learnback.release.policy import ReleasePolicy
 from learnback.release.progress import Progress
 from learnback.release.queue import queue, way_of
+from learnback.release.rollout import Rollout, running
 from learnback.release.settings import ReleaseSettings
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class Controller:
         engine: Engine,
         settings: ReleaseSettings,
         folder: Path,
+        policy: ReleasePolicy,
         held_out_share: float = HELD_OUT_SHARE,
     ) -> None:
         self.database = database
@@ -75,7 +78,9 @@ class Controller:
         self.artifacts = artifacts
         self.engine = engine
         self.settings = settings
+        self.policy = policy
         self.leadership = Leadership(database, settings.lease)
+        self.rollout = Rollout(database, self.leadership)
         self.held_out_share = held_out_share
         self.judges = folder / "judges"
         self.cache = AnswerCache(folder / "answers")
@@ -107,16 +112,32 @@ class Controller:
             await self._wait()
 
     async def look(self) -> None:
-        """One round of whoever holds the lease: announce, judge, promote, announce."""
+        """One round of whoever holds the lease.
+
+        While a canary runs, it is all that is looked at: its verdict may be due in seconds, and
+        what it decides changes what the next candidate is compared with.
+        """
         if not await self.leadership.lead():
             return
         await self.announce()
+        if await self.watch():
+            return
         candidate = await self._choose()
         if candidate is not None:
             report = await self._judge(candidate)
             await self.record(candidate.name, report)
         if await self.promote():
             await self.announce()
+
+    async def watch(self) -> bool:
+        """Look at the canary; whether one runs."""
+        versions, ways, _ = await self._read()
+        canary = running(versions, ways)
+        if canary is None:
+            return False
+        await self.rollout.look(canary.version, canary)
+        await self.announce()
+        return True
 
     async def announce(self) -> None:
         """Publish each alias's revision, unless it was published by this controller already."""
@@ -133,7 +154,7 @@ class Controller:
     async def record(self, version: str, report: GateReport) -> bool:
         """Write the verdict, unless another controller did or acts by now; whether it was."""
         passed = report.verdict is Verdict.PASSED
-        waits = passed and self.settings.approval == "manual"
+        waits = passed and self.policy.canary.steps[0].approval == "manual"
         try:
             async with self.leadership.write() as connection:
                 written = await store.set_state(
@@ -150,6 +171,7 @@ class Controller:
                         evaluating_since=None,
                         awaiting_step=0 if waits else None,
                         ended_at=None if passed else now(),
+                        **dict.fromkeys(("step", "step_since", "canary_since", "plan")),
                     )
         except LeaseLost as error:
             log.warning("%s: the verdict was not written: %s", version, error)
@@ -160,12 +182,17 @@ class Controller:
         return written
 
     async def promote(self) -> bool:
-        """Promote the newest version that passed and waits for nobody; whether it moved."""
+        """Let the newest version that passed and waits for nobody go on; whether an alias moved.
+
+        On to the first step of a canary, or to everybody where the policy has no smaller step.
+        """
         versions, ways, _ = await self._read()
         newest = next((v for v in versions if v.state is VersionState.PASSED), None)
         if newest is None or way_of(ways, newest.name).awaiting_step is not None:
             return False
         try:
+            if self.policy.canary.steps[0].traffic < 1:
+                return await self.rollout.begin(newest.name, self.policy.canary)
             moved = await operations.promote_passed(self.leadership.write, newest.name, GATE)
         except LeaseLost as error:
             log.warning("%s was not promoted: %s", newest.name, error)
@@ -210,7 +237,7 @@ class Controller:
         evaluation = await self._measure(candidate, stable.version)
         seconds = time.monotonic() - started
         evaluation = evaluation.model_copy(update={"seconds": round(seconds, 3)})
-        report = decide(evaluation, self.settings.gate)
+        report = decide(evaluation, self.policy.gate)
         metrics.EVALUATION_SECONDS.observe(seconds)
         if evaluation.win_rate is not None:
             for bound in ("rate", "low", "high"):
@@ -227,13 +254,13 @@ class Controller:
             judge=facts_of(judging) if judging else None,
             distance=candidate.metrics.get("distance_from_reference"),
         )
-        failed = [c.name for c in preconditions(base, self.settings.gate) if not c.passed]
+        failed = [c.name for c in preconditions(base, self.policy.gate) if not c.passed]
         if failed or judging is None:
             return base.model_copy(
                 update={"note": f"no answers were generated, since {', '.join(failed)} failed"}
             )
         prompts = await self._prompts()
-        least = self.settings.gate.min_prompts
+        least = self.policy.gate.min_prompts
         if len(prompts) < least:
             return base.model_copy(
                 update={"note": f"there are {len(prompts)} held-out prompts, {least} are needed"}

@@ -10,9 +10,10 @@ import math
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from learnback.release.analysis import Estimate, proportion
+from learnback.release.policy import GatePolicy
 from learnback.release.probes import AnswerProfile
 
 
@@ -23,37 +24,6 @@ class Verdict(StrEnum):
     REFUSED = "refused"
     INCONCLUSIVE = "inconclusive"
     """No guard failed, but the evidence does not suffice either way."""
-
-
-class GatePolicy(BaseModel):
-    """The gate's thresholds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min_win_rate: float = Field(default=0.5, ge=0, lt=1)
-    """The win rate's lower bound must be over it: 0.5 is "as good as before"."""
-    min_prompts: int = Field(default=24, ge=1)
-    """Fewer held-out prompts can't tell anything: with 24, 18 wins are the least that pass."""
-    min_decided: int = Field(default=8, ge=1)
-    """Comparisons that are no tie: with four, pure luck wins all of them once in 16 times."""
-    min_judge_accuracy: float = Field(default=0.5, ge=0, lt=1)
-    """The lower bound of the reward model's accuracy on held-out preferences must be over it: at
-    0.5 it tells good from bad no better than a coin, and its praise means nothing."""
-    min_length_ratio: float = Field(default=0.2, ge=0)
-    """Candidate's median words per stable's. Generous: people may rightly like brevity."""
-    max_length_ratio: float = Field(default=3.0, gt=0)
-    """Long answers please reward models more than people (length hacking)."""
-    max_empty_increase: float = Field(default=0.05, ge=0, le=1)
-    """More empty answers than stable gives, as a share: an empty answer is never an improvement."""
-    max_refusal_increase: float = Field(default=0.1, ge=0, le=1)
-    """More refusals than stable gives, as a share: who declines is never wrong."""
-    max_degenerate_increase: float = Field(default=0.05, ge=0, le=1)
-    """More answers that run in circles than stable gives, as a share."""
-    max_distance: float = Field(default=1.0, gt=0)
-    """Mean KL to the base model in nats per token: far beyond it, text falls apart whatever the
-    reward says (Gao et al. 2023, arXiv:2210.10760)."""
-    min_answered: float = Field(default=0.95, ge=0, le=1)
-    """Share of prompts that the candidate must answer without an error where stable does."""
 
 
 class Judge(BaseModel):

@@ -22,10 +22,13 @@ WIN_RATE = Gauge(
     "learnback_release_win_rate_ratio", "The last evaluation's win rate and its bounds.", ["bound"]
 )
 PROMOTIONS = Counter("learnback_release_promotions_total", "Moves of the stable alias.", ["by"])
-"""`by`: gate, operator or rollback."""
-for _by in ("gate", "operator", "rollback"):  # a first rollback must show as a rise
+"""`by`: gate, canary, operator or rollback."""
+for _by in ("gate", "canary", "operator", "rollback"):  # a first rollback must show as a rise
     PROMOTIONS.labels(_by)
 FAILURES = Counter(
     "learnback_release_failures_total", "Looks that ended in an error and are tried again."
 )
 LEADING = Gauge("learnback_release_leading", "1 while this controller holds the lease and acts.")
+LOOKS = Counter(
+    "learnback_release_looks_total", "Looks at canaries, by what they decided.", ["verdict"]
+)

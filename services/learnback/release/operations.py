@@ -53,10 +53,11 @@ async def promote(
         moved = await _move(
             connection, version, before, actor, _with_force(reason, force), expected_revision
         )
+        taken = await _end_canary(connection, version, actor, f"{version} was promoted: {reason}")
         await store.set_state(connection, version, VersionState.PROMOTED, approved_by=actor)
         await end_way(connection, version)
     metrics.PROMOTIONS.labels("operator").inc()
-    await announce_or_log(redis, [moved])
+    await announce_or_log(redis, [moved, *taken])
     return moved
 
 
@@ -68,21 +69,22 @@ async def rollback(
     to: str | None = None,
     expected_revision: int | None = None,
 ) -> store.AliasState:
-    """Let the stable version before this one answer again; what is left is marked rolled back.
+    """Take the newest change back: the candidate of a canary, else the stable version.
 
-    `to` names any version that was stable before. Raises Conflict if there is none to go back to.
+    Then the stable version before this one answers again. What is left is marked rolled back.
+    `to` names any version that was stable before, and ends a canary too. Raises Conflict if there
+    is none to go back to.
     """
     async with database.write() as connection:
         before = await store.alias_state(connection, Alias.STABLE)
-        target = await _target(connection, before, to)
-        moved = await _move(
-            connection, target, before, actor, f"rollback: {reason}", expected_revision
-        )
-        if before.version is not None:
-            await _mark_left(connection, before.version)
-        await store.set_state(connection, target, VersionState.PROMOTED)
+        candidate = await store.alias_state(connection, Alias.CANDIDATE)
+        if candidate.version is not None and to is None:
+            moved = await _take_candidate(connection, candidate, actor, reason)
+            taken: list[store.AliasState] = []
+        else:
+            moved, taken = await _go_back(connection, before, to, actor, reason, expected_revision)
     metrics.PROMOTIONS.labels("rollback").inc()
-    await announce_or_log(redis, [moved])
+    await announce_or_log(redis, [moved, *taken])
     return moved
 
 
@@ -104,21 +106,97 @@ async def promote_passed(write: Writing, version: str, actor: str) -> store.Alia
         wanted = await store.get(connection, version)
         if wanted.state is not VersionState.PASSED:
             return None
-        before = await store.alias_state(connection, Alias.STABLE)
-        if before.version == version:
-            await store.set_state(connection, version, VersionState.PROMOTED, approved_by=actor)
-            return None
-        if compared_with(wanted) != before.version:
+        stable = (await store.alias_state(connection, Alias.STABLE)).version
+        if stable != version and compared_with(wanted) != stable:
             await store.set_state(connection, version, VersionState.REGISTERED)
-            log.info("%s is judged again: stable is %s by now", version, before.version)
+            log.info("%s is judged again: stable is %s by now", version, stable)
             return None
-        moved = await _move(connection, version, before, actor, passed_reason(wanted), None)
+        return await promote_in(connection, version, actor, passed_reason(wanted))
+
+
+async def promote_in(
+    connection: AsyncConnection, version: str, actor: str, reason: str
+) -> store.AliasState | None:
+    """Let `version` answer everybody, and nobody else; None if it does already."""
+    wanted = await store.get(connection, version)
+    before = await store.alias_state(connection, Alias.STABLE)
+    moved = None
+    if before.version != version:
+        moved = await _move(connection, version, before, actor, reason, None)
+        metrics.PROMOTIONS.labels(actor).inc()
+    await withdraw_candidate(connection, actor, f"{version} is stable")
+    await store.set_state(
+        connection, version, VersionState.PROMOTED, approved_by=wanted.approved_by or actor
+    )
+    await end_way(connection, version)
+    log.info("%s is stable", version)
+    return moved
+
+
+async def withdraw_candidate(
+    connection: AsyncConnection, actor: str, reason: str
+) -> store.AliasState | None:
+    """The candidate gets nobody any more; None if there was none."""
+    before = await store.alias_state(connection, Alias.CANDIDATE)
+    if before.version is None:
+        return None
+    return await store.move_alias(
+        connection,
+        Alias.CANDIDATE,
+        None,
+        expected_revision=before.revision,
+        actor=actor,
+        reason=reason,
+        weight=0.0,
+    )
+
+
+async def _end_canary(
+    connection: AsyncConnection, promoted: str | None, actor: str, reason: str
+) -> list[store.AliasState]:
+    """A canary compares with the stable version: when that moves by hand, it is judged again."""
+    before = await store.alias_state(connection, Alias.CANDIDATE)
+    moved = await withdraw_candidate(connection, actor, reason)
+    if moved is None or before.version is None:
+        return []
+    if before.version != promoted:
         await store.set_state(
-            connection, version, VersionState.PROMOTED, approved_by=wanted.approved_by or actor
+            connection, before.version, VersionState.REGISTERED, expected=VersionState.PASSED
         )
-        await end_way(connection, version)
-    metrics.PROMOTIONS.labels("gate").inc()
-    log.info("%s is stable (revision %s)", version, moved.revision)
+        await end_way(connection, before.version)
+    return [moved]
+
+
+async def _go_back(
+    connection: AsyncConnection,
+    before: store.AliasState,
+    to: str | None,
+    actor: str,
+    reason: str,
+    expected_revision: int | None,
+) -> tuple[store.AliasState, list[store.AliasState]]:
+    """Stable moves back, and a canary ends since it was compared with what is left."""
+    target = await _target(connection, before, to)
+    said = f"rollback: {reason}"
+    moved = await _move(connection, target, before, actor, said, expected_revision)
+    taken = await _end_canary(connection, None, actor, said)
+    if before.version is not None:
+        await _mark_left(connection, before.version)
+    await store.set_state(connection, target, VersionState.PROMOTED)
+    return moved, taken
+
+
+async def _take_candidate(
+    connection: AsyncConnection,
+    candidate: store.AliasState,
+    actor: str,
+    reason: str,
+) -> store.AliasState:
+    version = candidate.version or ""
+    moved = await withdraw_candidate(connection, actor, f"rollback: {reason}")
+    await store.set_state(connection, version, VersionState.ROLLED_BACK)
+    await end_way(connection, version)
+    assert moved is not None  # noqa: S101  # there is a candidate
     return moved
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from learnback.core.settings import Settings
-from learnback.release.gate import GatePolicy
 
 
 class ReleaseSettings(Settings):
-    """Settings of the release process; the gate's are `LEARNBACK_RELEASE_GATE__<NAME>`."""
+    """Settings of the release process; what it decides by stands in the policy."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="LEARNBACK_RELEASE_", env_nested_delimiter="__", extra="forbid"
-    )
+    model_config = SettingsConfigDict(env_prefix="LEARNBACK_RELEASE_", extra="forbid")
     table: ClassVar[str] = "release"
 
     host: str = "127.0.0.1"
@@ -28,8 +26,8 @@ class ReleaseSettings(Settings):
     """Base URL of the inference process (a Service on Kubernetes), without `/v1`."""
     api_key: SecretStr = SecretStr("")
     """Learnback key with the scope `infer`; empty where inference asks for none."""
-    approval: Literal["auto", "manual"] = "auto"
-    """What passes the gate is promoted at once, or waits until somebody approves."""
+    policy: Path | None = None
+    """The release policy (docs/release-policy.md); none: what passes the gate is promoted."""
     prompts: int = Field(default=64, ge=1)
     """Held-out prompts per evaluation: 64 tell a win rate of 63% from a coin."""
     max_tokens: int = Field(default=64, ge=1)
@@ -48,5 +46,3 @@ class ReleaseSettings(Settings):
     """Evaluations that may fail because the engine fails on the candidate; then it is refused."""
     max_body_bytes: int = Field(default=64 * 1024, ge=1024)
     """Longest request body in bytes: a version name and a reason."""
-    gate: GatePolicy = GatePolicy()
-    """The gate's thresholds."""

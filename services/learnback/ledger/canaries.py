@@ -1,0 +1,150 @@
+"""What the ledger knows of people during a canary: their completions, rewards and feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from learnback.contracts.models import CompletionEnd, FeedbackStatus, RaterKind, Track
+from learnback.ledger.tables import completions, feedback, rewards
+
+CHUNK = 400
+"""Ids per query: well under SQLite's limit of variables."""
+WEIGHT_DIGITS = 9
+"""1 - (1 - 0.1) is not 0.1; a share of one in a billion is nobody."""
+TAKEN_BACK = (
+    FeedbackStatus.SUPERSEDED,
+    FeedbackStatus.WITHDRAWN,
+    FeedbackStatus.ERASED,
+    FeedbackStatus.QUARANTINED,
+)
+
+
+@dataclass(frozen=True)
+class Served:
+    """One completion as far as a canary looks at it."""
+
+    id: str
+    at: datetime
+    subject: str | None
+    candidate: bool
+    weight: float
+    """The candidate's share as this request was assigned."""
+    failed: bool
+    abandoned: bool
+    first_byte_s: float | None
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What somebody said of a completion; `body` as it was sent."""
+
+    completion_id: str
+    other_completion_id: str | None
+    kind: str
+    at: datetime
+    body: dict[str, Any]
+
+
+async def served_between(
+    connection: AsyncConnection, after: datetime, until: datetime
+) -> list[Served]:
+    """Completions that were assigned by chance, oldest first; refused requests are left out.
+
+    `after` is exclusive, `until` inclusive. Read anew what may have been recorded late.
+    """
+    c = completions.c
+    query = (
+        select(
+            c.id,
+            c.created_at,
+            c.subject,
+            c.track,
+            c.probability,
+            c.end,
+            c.status_code,
+            c.first_byte_s,
+        )
+        .where(
+            c.created_at > after,
+            c.created_at <= until,
+            c.track.in_([Track.STABLE.value, Track.CANDIDATE.value]),
+            c.end != CompletionEnd.REFUSED.value,
+        )
+        .order_by(c.created_at, c.id)
+    )
+    return [_served(row) for row in await connection.execute(query)]
+
+
+def _served(row: Any) -> Served:
+    candidate = row.track == Track.CANDIDATE.value
+    return Served(
+        id=row.id,
+        at=row.created_at,
+        subject=row.subject,
+        candidate=candidate,
+        weight=round(row.probability if candidate else 1.0 - row.probability, WEIGHT_DIGITS),
+        failed=row.end == CompletionEnd.ENGINE_ERROR.value or row.status_code >= 500,
+        abandoned=row.end == CompletionEnd.CLIENT_DISCONNECTED.value,
+        first_byte_s=row.first_byte_s,
+    )
+
+
+async def learned_rewards(
+    connection: AsyncConnection, ids: Sequence[str], reward_model: str
+) -> dict[str, float]:
+    """The learned reward of each completion's first choice, by completion; none where none is."""
+    found: dict[str, float] = {}
+    for start in range(0, len(ids), CHUNK):
+        query = select(rewards.c.completion_id, rewards.c.score).where(
+            rewards.c.completion_id.in_(ids[start : start + CHUNK]),
+            rewards.c.choice == 0,
+            rewards.c.scorer == "model",
+            rewards.c.scorer_version == reward_model,
+            rewards.c.score.is_not(None),
+        )
+        found |= {row.completion_id: row.score for row in await connection.execute(query)}
+    return found
+
+
+async def recent_rewards(
+    connection: AsyncConnection, version: str, reward_model: str, limit: int
+) -> list[float]:
+    """The newest learned rewards of a version's answers."""
+    query = (
+        select(rewards.c.score)
+        .where(
+            rewards.c.version == version,
+            rewards.c.scorer == "model",
+            rewards.c.scorer_version == reward_model,
+            rewards.c.score.is_not(None),
+        )
+        .order_by(rewards.c.created_at.desc())
+        .limit(limit)
+    )
+    return [float(score) for score in (await connection.scalars(query)).all()]
+
+
+async def signals_about(connection: AsyncConnection, ids: Sequence[str]) -> list[Signal]:
+    """What people said of completions and did not take back, in the order in which it came."""
+    found: dict[str, Signal] = {}
+    f = feedback.c
+    for start in range(0, len(ids), CHUNK):
+        part = ids[start : start + CHUNK]
+        query = select(
+            f.id, f.completion_id, f.other_completion_id, f.kind, f.received_at, f.body
+        ).where(
+            or_(f.completion_id.in_(part), f.other_completion_id.in_(part)),
+            f.rater_kind == RaterKind.HUMAN.value,
+            f.status.not_in([status.value for status in TAKEN_BACK]),
+        )
+        for row in await connection.execute(query):
+            found[row.id] = Signal(
+                row.completion_id, row.other_completion_id, row.kind, row.received_at, row.body
+            )
+    return sorted(found.values(), key=lambda s: s.at)

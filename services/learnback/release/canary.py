@@ -1,0 +1,198 @@
+"""What a look at a canary says: advance, hold, promote, roll back, or inconclusive. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from learnback.release.policy import CanaryPolicy, Measure, Metric, OnDeadline
+from learnback.release.sequential import People, estimate, interval, log_wealth, scores
+
+
+class CanaryVerdict(StrEnum):
+    """What a look decides."""
+
+    ADVANCE = "advance"
+    HOLD = "hold"
+    PROMOTE = "promote"
+    ROLL_BACK = "roll_back"
+    INCONCLUSIVE = "inconclusive"
+    """The deadline is over and nothing is proven; the policy says what to do then."""
+
+
+class Measured(BaseModel):
+    """One metric at one look. Differences are candidate minus stable; more is better."""
+
+    model_config = ConfigDict(frozen=True)
+
+    measure: Measure
+    aim: str
+    margin: float
+    people: int
+    """Whose window is over."""
+    people_candidate: int
+    known: int
+    """Of all people, those whose outcome is known."""
+    known_candidate: int
+    raw: float | None
+    """The plain difference of means of those who are known, biased as they are."""
+    difference: float | None
+    """Corrected for who got the candidate, who was asked and who answered."""
+    low: float
+    high: float
+    """Always-valid interval of the difference at 1 - alpha."""
+    better: float
+    """Log of the evidence (e-value) that the difference is over 0."""
+    safe: float
+    """The same that it is over -margin."""
+    harm: float
+    """The same that it is under -margin."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a canary is when somebody looks."""
+
+    step: int
+    at_step: timedelta
+    in_canary: timedelta
+    people_at_step: int
+    """Who got the candidate at this step and whose window is over."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict with its reason in a sentence."""
+
+    verdict: CanaryVerdict
+    reason: str
+
+
+def measure(people: People, metric: Metric, alpha: float) -> Measured:
+    """Test one metric. Without people nothing is proven, whatever the aim is."""
+    known = ~np.isnan(people.outcome)
+    treated = people.treated
+    found = scores(people)
+    empty = treated.size == 0
+    low, high = (-1.0, 1.0) if empty else interval(found, alpha)
+    return Measured(
+        measure=metric.measure,
+        aim=metric.aim,
+        margin=metric.margin,
+        people=int(treated.size),
+        people_candidate=int(treated.sum()),
+        known=int(known.sum()),
+        known_candidate=int((known & treated).sum()),
+        raw=_raw(people.outcome, treated, known),
+        difference=None if empty else _finite(float(estimate(found))),
+        low=low,
+        high=high,
+        better=0.0 if empty else float(log_wealth(found, 0.0, above=True)[-1]),
+        safe=0.0 if empty else float(log_wealth(found, -metric.margin, above=True)[-1]),
+        harm=0.0 if empty else float(log_wealth(found, -metric.margin, above=False)[-1]),
+    )
+
+
+def decide(measured: Sequence[Measured], standing: Standing, policy: CanaryPolicy) -> Decision:
+    """Harm first, then the deadline, then whether enough was seen, then whether it is proven."""
+    worst = max(measured, key=lambda m: m.harm)
+    limit = harm_limit(policy)
+    if worst.harm >= limit:
+        return Decision(CanaryVerdict.ROLL_BACK, f"{_shown(worst)}: worse than is tolerated")
+    unproven = [m for m in measured if not proven(m, policy)]
+    if standing.in_canary >= policy.deadline:
+        return _at_deadline(unproven, policy)
+    if worst.harm >= limit / 2:
+        return Decision(
+            CanaryVerdict.HOLD,
+            f"{_shown(worst)}: looks worse; nobody else sees it until it is clear",
+        )
+    missing = _missing(standing, policy)
+    if missing:
+        return Decision(CanaryVerdict.HOLD, missing)
+    following = policy.steps[standing.step + 1]
+    if following.traffic < 1:
+        return Decision(
+            CanaryVerdict.ADVANCE,
+            f"no harm seen in {standing.people_at_step} people; on to {following.traffic:.0%}",
+        )
+    if unproven:
+        return Decision(
+            CanaryVerdict.HOLD, "not proven yet: " + "; ".join(_shown(m) for m in unproven)
+        )
+    return Decision(CanaryVerdict.PROMOTE, "proven: " + "; ".join(_shown(m) for m in measured))
+
+
+def harm_limit(policy: CanaryPolicy) -> float:
+    """Log evidence of harm that rolls back. Each metric gets an equal part of alpha.
+
+    By the union bound at most alpha of equal versions is rolled back, however the metrics hang
+    together.
+    """
+    return math.log(len(policy.metrics) / policy.alpha)
+
+
+def proof_limit(policy: CanaryPolicy) -> float:
+    """Log evidence that counts as proof.
+
+    All metrics must be proven for promotion, so the chance of a false one is at most that of its
+    least likely part: no correction is needed.
+    """
+    return math.log(1 / policy.alpha)
+
+
+def proven(found: Measured, policy: CanaryPolicy) -> bool:
+    """Whether a metric does what is asked of it."""
+    evidence = found.better if found.aim == "improve" else found.safe
+    return evidence >= proof_limit(policy)
+
+
+def _at_deadline(unproven: Sequence[Measured], policy: CanaryPolicy) -> Decision:
+    said = "the deadline is over; " + (
+        "not proven: " + "; ".join(_shown(m) for m in unproven) if unproven else "all is proven"
+    )
+    if not unproven:
+        return Decision(CanaryVerdict.PROMOTE, said)
+    return Decision(CanaryVerdict.INCONCLUSIVE, f"{said}; on_deadline: {policy.on_deadline}")
+
+
+def safe_at_deadline(measured: Sequence[Measured], policy: CanaryPolicy) -> bool:
+    """Whether `promote_if_safe` promotes."""
+    safe = all(m.safe >= proof_limit(policy) for m in measured)
+    return policy.on_deadline is OnDeadline.PROMOTE_IF_SAFE and safe
+
+
+def _missing(standing: Standing, policy: CanaryPolicy) -> str | None:
+    step = policy.steps[standing.step]
+    if standing.people_at_step < step.min_people:
+        return f"{standing.people_at_step} of {step.min_people} people seen at {step.traffic:.0%}"
+    if standing.at_step < step.at_least:
+        return f"{standing.at_step} of {step.at_least} passed at {step.traffic:.0%}"
+    return None
+
+
+def _raw(outcome: object, treated: object, known: object) -> float | None:
+    y, t, k = np.asarray(outcome), np.asarray(treated), np.asarray(known)
+    if not (t & k).any() or not (~t & k).any():
+        return None
+    return float(y[t & k].mean() - y[~t & k].mean())
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _shown(found: Measured) -> str:
+    if found.difference is None:
+        return f"{found.measure} was not measured"
+    tolerated = f", tolerated {-found.margin:+.1%}" if found.margin else ""
+    return (
+        f"{found.measure} {found.difference:+.1%} [{found.low:+.1%}, {found.high:+.1%}]{tolerated}"
+        f" ({found.known_candidate} of {found.known} people with the candidate)"
+    )

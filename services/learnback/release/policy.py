@@ -1,0 +1,189 @@
+"""The release policy: what an operator declares in `release.yaml`. Closed: a typo is an error.
+
+Without a file a version that passes the gate answers everybody at once: right for a laptop, where
+nobody would be left to compare with. `docs/release-policy.md` shows it all.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from learnback.core.errors import Unprocessable
+
+
+class Closed(BaseModel):
+    """A part of the policy: unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _share(value: Any) -> Any:
+    """`10%` as well as `0.1`."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return float(value.strip()[:-1]) / 100
+    return value
+
+
+Share = Annotated[float, BeforeValidator(_share, json_schema_input_type=float | str)]
+
+
+class GatePolicy(Closed):
+    """The gate's thresholds."""
+
+    min_win_rate: float = Field(default=0.5, ge=0, lt=1)
+    """The win rate's lower bound must be over it: 0.5 is "as good as before"."""
+    min_prompts: int = Field(default=24, ge=1)
+    """Fewer held-out prompts can't tell anything: with 24, 18 wins are the least that pass."""
+    min_decided: int = Field(default=8, ge=1)
+    """Comparisons that are no tie: with four, pure luck wins all of them once in 16 times."""
+    min_judge_accuracy: float = Field(default=0.5, ge=0, lt=1)
+    """The lower bound of the reward model's accuracy on held-out preferences must be over it: at
+    0.5 it tells good from bad no better than a coin, and its praise means nothing."""
+    min_length_ratio: float = Field(default=0.2, ge=0)
+    """Candidate's median words per stable's. Generous: people may rightly like brevity."""
+    max_length_ratio: float = Field(default=3.0, gt=0)
+    """Long answers please reward models more than people (length hacking)."""
+    max_empty_increase: float = Field(default=0.05, ge=0, le=1)
+    """More empty answers than stable gives, as a share: an empty answer is never an improvement."""
+    max_refusal_increase: float = Field(default=0.1, ge=0, le=1)
+    """More refusals than stable gives, as a share: who declines is never wrong."""
+    max_degenerate_increase: float = Field(default=0.05, ge=0, le=1)
+    """More answers that run in circles than stable gives, as a share."""
+    max_distance: float = Field(default=1.0, gt=0)
+    """Mean KL to the base model in nats per token: far beyond it, text falls apart whatever the
+    reward says (Gao et al. 2023, arXiv:2210.10760)."""
+    min_answered: float = Field(default=0.95, ge=0, le=1)
+    """Share of prompts that the candidate must answer without an error where stable does."""
+
+
+class Measure(StrEnum):
+    """What a canary looks at, per person: always a number in [0, 1], where more is better."""
+
+    FEEDBACK = "feedback"
+    """What people say: thumbs, ratings, corrections, preferences between the two versions."""
+    REWARD = "reward"
+    """The learned reward of all their answers, as a share of what stable's answers score below."""
+    ERRORS = "errors"
+    """Share of requests that did not fail."""
+    ABANDONED = "abandoned"
+    """Share of answers that were waited for to the end."""
+    LATENCY = "latency"
+    """Share of answers whose first byte came in time."""
+
+
+class Metric(Closed):
+    """One measure with what is asked of it."""
+
+    measure: Measure
+    """What is looked at."""
+    aim: Literal["improve", "not_worse"] = "not_worse"
+    """`improve`: promotion needs proof that it got better. `not_worse`: proof that it did not get
+    worse by more than `margin`."""
+    margin: Share = Field(default=0.0, ge=0, lt=1)
+    """Worse by up to so much is tolerated. Proof of more than that rolls back."""
+
+
+DEFAULT_METRICS = (
+    Metric(measure=Measure.FEEDBACK, aim="improve"),
+    Metric(measure=Measure.REWARD, margin=0.05),
+    Metric(measure=Measure.ERRORS, margin=0.01),
+    Metric(measure=Measure.ABANDONED, margin=0.03),
+    Metric(measure=Measure.LATENCY, margin=0.05),
+)
+
+
+class Step(Closed):
+    """A share of people, and what must have happened before the next step."""
+
+    traffic: Share = Field(gt=0, le=1)
+    """Share of people whom the candidate answers: `1%`, or 0.01."""
+    at_least: timedelta = timedelta(0)
+    """The step lasts at least so long (ISO 8601, such as `PT30M`)."""
+    min_people: int = Field(default=0, ge=0)
+    """So many people must have got the candidate at this step, with their window over."""
+    approval: Literal["auto", "manual"] = "auto"
+    """`manual`: somebody must approve before this step begins."""
+
+
+class OnDeadline(StrEnum):
+    """What happens to a canary that proved nothing until its deadline."""
+
+    ROLL_BACK = "roll_back"
+    PROMOTE_IF_SAFE = "promote_if_safe"
+    """Promote if every metric is proven not to be worse than its margin, else roll back."""
+    HOLD = "hold"
+    """Stay at the step until somebody approves or refuses."""
+
+
+class CanaryPolicy(Closed):
+    """How traffic moves to a version that passed the gate."""
+
+    steps: tuple[Step, ...] = (Step(traffic=1.0),)
+    """The last step is 100%: the version becomes stable. A single step means no canary."""
+    metrics: tuple[Metric, ...] = DEFAULT_METRICS
+    """Each measure at most once."""
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    """Of equal versions at most this share is promoted, and at most this share is rolled back,
+    over a whole canary. Roll-back splits it evenly over the metrics (union bound)."""
+    window: timedelta = Field(default=timedelta(minutes=30), gt=timedelta(0))
+    """A person's answers and feedback count from their first request at a step for so long. What
+    comes later is not seen, whatever it says, so that quick complaints do not weigh more."""
+    slow: timedelta = Field(default=timedelta(seconds=2), gt=timedelta(0))
+    """A first byte after more than this is late."""
+    deadline: timedelta = Field(default=timedelta(days=7), gt=timedelta(0))
+    """The canary proves something within this time."""
+    on_deadline: OnDeadline = OnDeadline.ROLL_BACK
+    """What happens then."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        shares = [step.traffic for step in self.steps]
+        if not shares or shares[-1] != 1.0:
+            raise ValueError("the last step must be 100%")
+        if shares != sorted(set(shares)):
+            raise ValueError("each step must give the candidate more traffic than the one before")
+        measures = [metric.measure for metric in self.metrics]
+        if len(measures) != len(set(measures)):
+            raise ValueError("a measure may stand in the metrics only once")
+        if len(shares) > 1 and not measures:
+            raise ValueError("a canary needs at least one metric")
+        return self
+
+
+class ReleasePolicy(Closed):
+    """All that decides whether and how a version reaches people."""
+
+    gate: GatePolicy = GatePolicy()
+    """Before anybody sees it."""
+    canary: CanaryPolicy = CanaryPolicy()
+    """While more and more people see it."""
+
+
+def read_policy(path: Path | None) -> ReleasePolicy:
+    """The policy in a file; the default without one. Unprocessable says what is wrong where."""
+    if path is None:
+        return ReleasePolicy()
+    try:
+        declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Unprocessable(f"The release policy {path} can't be read: {error}") from error
+    try:
+        return ReleasePolicy.model_validate({} if declared is None else declared)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()
+        )
+        raise Unprocessable(f"The release policy {path} is wrong: {wrong}") from error

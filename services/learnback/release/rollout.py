@@ -1,0 +1,295 @@
+"""The canary's state machine: begin, look, advance, promote, roll back, wait for a person.
+
+Where a canary stands is one row of `releases` and the alias `candidate`. Each transition is one
+transaction that checks the lease, the row's revision and both aliases, and writes the look, the
+row, the aliases and the version's state together. So whoever is killed leaves a whole state, and a
+successor goes on from it.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from learnback.contracts.models import Alias, VersionState
+from learnback.core.clock import now
+from learnback.ledger import canaries, releases
+from learnback.ledger.database import Database
+from learnback.ledger.releases import Look, Release
+from learnback.registry import store
+from learnback.release import metrics
+from learnback.release.canary import (
+    CanaryVerdict,
+    Decision,
+    Standing,
+    decide,
+    safe_at_deadline,
+)
+from learnback.release.leadership import Leadership
+from learnback.release.operations import (
+    compared_with,
+    end_way,
+    promote_in,
+    withdraw_candidate,
+)
+from learnback.release.policy import CanaryPolicy, OnDeadline
+from learnback.release.watching import SETTLE, Plan, Sight, Watch
+
+log = logging.getLogger(__name__)
+
+CANARY = "canary"
+"""Actor of the canary's moves."""
+REFERENCE = 1000
+"""Answers of stable whose rewards make the scale: a quantile is known to within 3%."""
+
+
+class Rollout:
+    """Runs one canary at a time."""
+
+    def __init__(
+        self, database: Database, leadership: Leadership, *, settle: timedelta = SETTLE
+    ) -> None:
+        self.database = database
+        self.leadership = leadership
+        self.settle = settle
+        self._watch: Watch | None = None
+
+    async def begin(self, version: str, policy: CanaryPolicy) -> bool:
+        """Give a version that passed its first people; False if that is not due (any more)."""
+        async with self.leadership.write() as connection:
+            wanted = await store.get(connection, version)
+            way = await releases.find(connection, version, lock=True)
+            serving = await store.release(connection)
+            if wanted.state is not VersionState.PASSED or way.awaiting_step is not None:
+                return False
+            if compared_with(wanted) != serving.stable.version:
+                await store.set_state(connection, version, VersionState.REGISTERED)
+                log.info("%s is judged again: stable is %s", version, serving.stable.version)
+                return False
+            await self._start(connection, version, policy, serving)
+        log.info("%s: canary at %s", version, f"{policy.steps[0].traffic:.0%}")
+        return True
+
+    async def _start(
+        self,
+        connection: AsyncConnection,
+        version: str,
+        policy: CanaryPolicy,
+        serving: store.Release,
+    ) -> None:
+        plan = await _plan(connection, policy, serving.stable)
+        at = now()
+        await releases.change(
+            connection,
+            version,
+            step=0,
+            step_since=at,
+            canary_since=at,
+            ended_at=None,
+            plan=plan.model_dump(mode="json"),
+        )
+        await store.move_alias(
+            connection,
+            Alias.CANDIDATE,
+            version,
+            expected_revision=serving.candidate.revision,
+            actor=CANARY,
+            reason=f"canary at {policy.steps[0].traffic:.0%}",
+            weight=policy.steps[0].traffic,
+        )
+
+    async def look(self, version: str, way: Release) -> Look | None:
+        """One look with its consequences; None if the canary changed meanwhile."""
+        plan = Plan.model_validate(way.plan)
+        sight = await self._see(version, way, plan)
+        decision = decide(sight.measured, _standing(way, sight), plan.policy)
+        async with self.leadership.write() as connection:
+            current = await releases.find(connection, version, lock=True)
+            if current.revision != way.revision and not _only_approved(way, current):
+                return None
+            serving = await store.release(connection)
+            broken = _interfered(version, plan, serving)
+            if broken:
+                await self._stop(connection, version, broken)
+                return None
+            look = await self._keep(connection, current, plan, sight, decision)
+            await self._act(connection, current, plan, sight, decision)
+        metrics.LOOKS.labels(decision.verdict).inc()
+        log.info("%s: %s: %s", version, decision.verdict, decision.reason)
+        return look
+
+    async def _see(self, version: str, way: Release, plan: Plan) -> Sight:
+        since = way.canary_since
+        assert since is not None  # noqa: S101  # a canary runs
+        if self._watch is None or (self._watch.version, self._watch.since) != (version, since):
+            self._watch = Watch(version, plan, since, settle=self.settle)
+        return await self._watch.look(self.database, plan.policy.steps[way.step or 0].traffic)
+
+    async def _keep(
+        self,
+        connection: AsyncConnection,
+        way: Release,
+        plan: Plan,
+        sight: Sight,
+        decision: Decision,
+    ) -> Look:
+        step = way.step or 0
+        look = Look(
+            version=way.version,
+            number=await releases.next_look(connection, way.version),
+            at=now(),
+            step=step,
+            weight=plan.policy.steps[step].traffic,
+            verdict=decision.verdict,
+            reason=decision.reason,
+            measured=sight.as_json(),
+            token=self.leadership.token,
+        )
+        await releases.add_look(connection, look)
+        return look
+
+    async def _act(
+        self,
+        connection: AsyncConnection,
+        way: Release,
+        plan: Plan,
+        sight: Sight,
+        decision: Decision,
+    ) -> None:
+        if decision.verdict is CanaryVerdict.ROLL_BACK:
+            await roll_back(connection, way.version, decision.reason)
+        elif decision.verdict in (CanaryVerdict.ADVANCE, CanaryVerdict.PROMOTE):
+            await self._onward(connection, way, plan, decision)
+        elif decision.verdict is CanaryVerdict.INCONCLUSIVE:
+            await self._conclude(connection, way, plan, sight, decision)
+
+    async def _onward(
+        self, connection: AsyncConnection, way: Release, plan: Plan, decision: Decision
+    ) -> None:
+        """To the next step, if nobody has to approve it first."""
+        following = (way.step or 0) + 1
+        if decision.verdict is CanaryVerdict.PROMOTE:
+            following = len(plan.policy.steps) - 1
+        step = plan.policy.steps[following]
+        if step.approval == "manual" and not _approved(way, following):
+            await self._await(connection, way, following)
+        elif decision.verdict is CanaryVerdict.PROMOTE:
+            await promote_in(connection, way.version, CANARY, decision.reason)
+        else:
+            await self._advance(connection, way, following, step.traffic, decision.reason)
+
+    async def _advance(
+        self, connection: AsyncConnection, way: Release, step: int, traffic: float, reason: str
+    ) -> None:
+        candidate = await store.alias_state(connection, Alias.CANDIDATE)
+        await releases.change(
+            connection, way.version, step=step, step_since=now(), awaiting_step=None
+        )
+        await store.move_alias(
+            connection,
+            Alias.CANDIDATE,
+            way.version,
+            expected_revision=candidate.revision,
+            actor=CANARY,
+            reason=reason,
+            weight=traffic,
+        )
+
+    async def _conclude(
+        self,
+        connection: AsyncConnection,
+        way: Release,
+        plan: Plan,
+        sight: Sight,
+        decision: Decision,
+    ) -> None:
+        """The deadline is over and nothing is proven."""
+        last = len(plan.policy.steps) - 1
+        if safe_at_deadline(sight.measured, plan.policy) or _approved(way, last):
+            await promote_in(connection, way.version, CANARY, decision.reason)
+        elif plan.policy.on_deadline is OnDeadline.HOLD:
+            await self._await(connection, way, last)
+        else:
+            await roll_back(connection, way.version, decision.reason)
+
+    async def _await(self, connection: AsyncConnection, way: Release, step: int) -> None:
+        if way.awaiting_step != step:
+            await releases.change(connection, way.version, awaiting_step=step)
+
+    async def _stop(self, connection: AsyncConnection, version: str, why: str) -> None:
+        """Somebody moved an alias by hand: what is measured no longer compares these two."""
+        await withdraw_candidate(connection, CANARY, why)
+        await store.set_state(
+            connection, version, VersionState.REGISTERED, expected=VersionState.PASSED
+        )
+        await end_way(connection, version)
+        log.warning("%s: the canary ends and it is judged again: %s", version, why)
+
+
+def running(versions: list[store.ModelVersion], ways: dict[str, Release]) -> Release | None:
+    """The canary that runs, if one does."""
+    for version in versions:
+        way = ways.get(version.name)
+        begun = way is not None and way.canary_since is not None and way.ended_at is None
+        if begun and version.state is VersionState.PASSED:
+            return way
+    return None
+
+
+async def roll_back(connection: AsyncConnection, version: str, reason: str) -> None:
+    """Nobody gets the candidate any more, and it is marked."""
+    await withdraw_candidate(connection, CANARY, f"rolled back: {reason}")
+    await store.set_state(connection, version, VersionState.ROLLED_BACK)
+    await end_way(connection, version)
+    metrics.PROMOTIONS.labels("rollback").inc()
+
+
+async def _plan(
+    connection: AsyncConnection, policy: CanaryPolicy, stable: store.AliasState
+) -> Plan:
+    model = (await store.alias_state(connection, Alias.REWARD)).version
+    version = stable.version or ""
+    scores = await canaries.recent_rewards(connection, version, model, REFERENCE) if model else []
+    return Plan(
+        policy=policy,
+        stable=version,
+        stable_revision=stable.revision,
+        reward_model=model,
+        reference=sorted(scores),
+    )
+
+
+def _standing(way: Release, sight: Sight) -> Standing:
+    at = now()
+    return Standing(
+        step=way.step or 0,
+        at_step=at - (way.step_since or at),
+        in_canary=at - (way.canary_since or at),
+        people_at_step=sight.people_at_step,
+    )
+
+
+def _only_approved(before: Release, after: Release) -> bool:
+    """An approval that came while we looked changes nothing of what we saw."""
+    ignored = {"revision", "approvals", "awaiting_step"}
+    one: dict[str, Any] = before.model_dump(exclude=ignored)
+    return one == after.model_dump(exclude=ignored)
+
+
+def _approved(way: Release, step: int) -> bool:
+    since = way.canary_since
+    return any(
+        one.approved and one.step == step and (since is None or one.at >= since)
+        for one in way.approvals
+    )
+
+
+def _interfered(version: str, plan: Plan, serving: store.Release) -> str | None:
+    if serving.candidate.version != version:
+        return f"the candidate is {serving.candidate.version} by now"
+    if (serving.stable.version, serving.stable.revision) != (plan.stable, plan.stable_revision):
+        return f"stable is {serving.stable.version} by now"
+    return None
