@@ -111,7 +111,8 @@ class Pod:
 
     @property
     def name(self) -> str:
-        return f"{self.owner['kind']}/{self.owner['metadata']['name']}"
+        # a training run's object gets its name from the retraining process
+        return f"{self.owner['kind']}/{self.owner['metadata'].get('name', 'of a run')}"
 
     @property
     def containers(self) -> list[Object]:

@@ -53,6 +53,7 @@ CONTEXTS = {
 """Scenarios in which a block's values can be seen at work; else the smallest one."""
 CHANGED = {
     "training.schedule": "@hourly",
+    "training.jobSet.replicas": 3,
     "valkey.enabled": False,
     "model.volume.image": "other:2",
     "model.volume.existingClaim": "other",
