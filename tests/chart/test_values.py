@@ -30,9 +30,6 @@ def _load(path: Path) -> ModuleType:
 write_schema = _load(CHART.parent / "write_schema.py")
 VALUES = write_schema.read((CHART / "values.yaml").read_text())
 LEAVES = list(write_schema.leaves(VALUES))
-ROOMS = {"monitoring": "monitoring", "operator": "operator", "training": "training"}
-"""Blocks whose templates are in a folder of their own."""
-USED = [v for v in LEAVES if (CHART / "templates" / ROOMS.get(v.path[0], "")).is_dir()]
 
 CONTEXTS = {
     "image": ["minimal", "gpu"],
@@ -110,7 +107,7 @@ def _open_objects(schema: Any, path: str = "") -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("value", USED, ids=lambda v: ".".join(v.path))
+@pytest.mark.parametrize("value", LEAVES, ids=lambda v: ".".join(v.path))
 def test_every_value_changes_what_is_rendered(value: Any) -> None:
     name = ".".join(value.path)
     for scenario in CONTEXTS.get(value.path[0], ["minimal"]):
