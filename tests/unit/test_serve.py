@@ -92,3 +92,11 @@ def test_settings_from_the_environment(
     settings = InferenceSettings()
     assert settings.engine_args == expected
     assert settings.engine_urls == ("http://a:1", "http://b:2")
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("60", 60), ("0.5", 0.5), ("PT2M", 120)])
+def test_a_duration_is_seconds_or_iso_8601(
+    monkeypatch: pytest.MonkeyPatch, given: str, seconds: float
+) -> None:
+    monkeypatch.setenv("LEARNBACK_INFERENCE_DRAIN", given)
+    assert InferenceSettings().drain.total_seconds() == seconds

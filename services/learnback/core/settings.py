@@ -8,10 +8,11 @@ with prefix `LEARNBACK_`. `LEARNBACK_CONFIG=learnback.toml` names a file with on
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -29,6 +30,18 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", env_ignore_empty=True)
     table: ClassVar[str] = ""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _seconds(cls, value: object, info: ValidationInfo) -> object:
+        """A duration may be a number of seconds, also in an environment variable."""
+        field = cls.model_fields.get(info.field_name or "")
+        if field is None or field.annotation is not timedelta or not isinstance(value, str):
+            return value
+        try:
+            return float(value)
+        except ValueError:
+            return value
 
     @classmethod
     def settings_customise_sources(
