@@ -62,6 +62,10 @@ class Writer:
         done = read or {}
         return sum(size - done.get(path.name, 0) for path, size in self._sizes.items())
 
+    def has_neighbours(self) -> bool:
+        """Whether there are other folders, of processes that live or are gone."""
+        return any(f != self.folder and f.is_dir() for f in self.folder.parent.iterdir())
+
     def close(self) -> None:
         """Give the folder up; what is left in it waits for another reader."""
         if self._file is not None:

@@ -53,6 +53,7 @@ class Recorder:
         self._shipper: asyncio.subprocess.Process | None = None
         self._told = False
         self._closing = False
+        self._needed = asyncio.Event()
         self._without_content: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
 
@@ -76,9 +77,11 @@ class Recorder:
         self._append(self._encode(served))
 
     async def __aenter__(self) -> Recorder:
-        """Start the shipper; what an earlier process left on disk goes first."""
+        """What an earlier process left on disk goes first; else shipping starts with a record."""
         metrics.SPOOL.set_function(lambda: self.spooled_bytes)
         metrics.SPOOL_LIMIT.set(self._journal.limit_bytes)
+        if self._journal.has_neighbours():
+            self._needed.set()
         self._watch = asyncio.create_task(self._keep_shipping(), name="shipper")
         return self
 
@@ -92,6 +95,7 @@ class Recorder:
         if self._without_content:
             await asyncio.wait(self._without_content)
         self._closing = True
+        self._needed.set()
         self._hang_up()
         if self._watch is not None:
             done, _ = await asyncio.wait([self._watch], timeout=END_S)
@@ -120,6 +124,7 @@ class Recorder:
             log.error("the disk failed, a completion is not recorded: %s", error)
             metrics.DROPPED.labels("disk").inc()
             return
+        self._needed.set()
         if not self._told:
             self._told = True
             asyncio.get_running_loop().call_later(LINGER_S, self._tell)
@@ -133,7 +138,8 @@ class Recorder:
 
     async def _keep_shipping(self) -> None:
         """Start the shipper, listen to it, and start it again should it end before us."""
-        while True:
+        await self._needed.wait()
+        while not self._closing or self.spooled_bytes:
             try:
                 await self._run_shipper()
             except OSError as error:
