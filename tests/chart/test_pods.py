@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 from tests.chart.rendering import (
     NAMESPACE,
     Pod,
@@ -17,6 +18,7 @@ from tests.chart.rendering import (
     pods,
     render,
     render_with,
+    values_file,
 )
 
 from learnback.cli import main
@@ -24,6 +26,8 @@ from learnback.core.process import DRAIN_S
 from learnback.core.settings import CommonSettings
 from learnback.feedback.settings import FeedbackSettings
 from learnback.inference.settings import InferenceSettings
+from learnback.operator.settings import OperatorSettings
+from learnback.release.policy import ReleasePolicy
 from learnback.release.settings import ReleaseSettings
 from learnback.retraining.settings import RetrainingSettings
 from learnback.reward.settings import RewardSettings
@@ -35,6 +39,7 @@ SETTINGS = {
     "retraining": RetrainingSettings,
     "release": ReleaseSettings,
 }
+"""Of the processes of the loop; the operator serves nobody and drains nothing."""
 SAFE_VOLUMES = {
     "configMap",
     "csi",
@@ -223,7 +228,7 @@ def _port(one: dict[str, Any]) -> int:
 
 def test_every_variable_of_ours_is_a_setting(scenario: str) -> None:
     known = {f"LEARNBACK_{name.upper()}" for name in CommonSettings.model_fields}
-    for process, settings in SETTINGS.items():
+    for process, settings in {**SETTINGS, "operator": OperatorSettings}.items():
         known |= {f"LEARNBACK_{process.upper()}_{n.upper()}" for n in settings.model_fields}
     for pod in pods(render(scenario)):
         for one in pod.containers:
@@ -231,6 +236,17 @@ def test_every_variable_of_ours_is_a_setting(scenario: str) -> None:
             assert names <= known | OTHERS, (pod.name, names - known)
             listed = [entry["name"] for entry in one.get("env", [])]
             assert len(listed) == len(set(listed)), pod.name
+
+
+def test_a_policy_is_one_that_the_release_process_takes(scenario: str) -> None:
+    given = yaml.safe_load(values_file(scenario).read_text()) or {}
+    wanted = given.get("release", {}).get("policy")
+    found = [o for o in render(scenario) if o["metadata"]["name"].endswith("-release-policy")]
+    assert len(found) == bool(wanted)
+    for one in found:
+        text = yaml.safe_load(one["data"]["release.yaml"])
+        assert text == wanted
+        ReleasePolicy.model_validate(text)
 
 
 def test_variables_in_a_value_are_defined_before_it(scenario: str) -> None:

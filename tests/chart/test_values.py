@@ -43,7 +43,7 @@ CONTEXTS = {
     "feedback": ["keda", "cpu"],
     "reward": ["keda", "cpu"],
     "training": ["many-gpus", "minimal", "gpu"],
-    "operator": ["operator"],
+    "operator": ["operator", "minimal"],
     "monitoring": ["monitoring"],
     "networkPolicy": ["minimal", "external", "keda", "external-engine", "operator"],
 }

@@ -73,7 +73,7 @@ def thumbs_with(part: str) -> bytes:
     return raw(f'{{"kind":"thumbs","completion_id":"{KNOWN}","value":"up",{part}}}')
 
 
-SOON = (now() + timedelta(minutes=6)).isoformat()
+SOON = (now() + timedelta(days=1)).isoformat()
 
 BODIES = [
     Bad("no body", 422, "required"),

@@ -149,10 +149,13 @@ async def test_what_can_not_be_asked_for_says_why(
     assert version in accepted["message"]
 
 
+BY_HAND = {"steps": [{"traffic": "100%", "approval": "manual"}]}
+
+
 async def waiting(world: World, releases: Releases) -> None:
     """The good version has passed the gate and waits for somebody's word."""
     await world.candidate(GOOD, always(SHORT))
-    controller = world.controller(approval="manual")
+    controller = world.controller(canary=BY_HAND)
     await controller.look()
     phase = (await releases.http.get(f"/admin/v1/releases/{GOOD}")).json()["phase"]
     assert phase == "AwaitingApproval"
@@ -170,7 +173,7 @@ async def test_editing_the_approval_lets_it_on(
     said = story["release"]["approvals"][-1]
     assert said["approved"] is True
     assert said["reason"] == f"read it (by anna), in ModelRelease {GOOD}"
-    await world.controller(approval="manual").look()
+    await world.controller(canary=BY_HAND).look()
     await mirror.look()
     assert kubernetes.one("modelreleases", GOOD)["status"]["phase"] in ("Canary", "Promoted")
 
