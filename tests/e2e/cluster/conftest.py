@@ -1,0 +1,40 @@
+"""One installation for all tests of this folder."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from tests.conftest import NOT_RUN
+from tests.e2e.cluster.kube import RELEASE, Kube
+from tests.rendered import ROOT
+
+
+@pytest.fixture(scope="session")
+def empty() -> Iterator[Kube]:
+    """A new namespace that enforces Pod Security `restricted`, with the development database."""
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip(f"{NOT_RUN}tests/e2e/cluster: no cluster, set KUBECONFIG (k8s/README.md)")
+    kube = Kube(f"learnback-e2e-{uuid.uuid4().hex[:8]}")
+    kube.kubectl("create", "namespace", kube.namespace)
+    label = "pod-security.kubernetes.io/enforce=restricted"
+    kube.kubectl("label", "namespace", kube.namespace, label)
+    kube.kubectl("apply", "-f", str(ROOT / "k8s" / "dev" / "postgres.yaml"))
+    kube.kubectl("rollout", "status", "statefulset/dev-postgres", "--timeout=300s")
+    yield kube
+    kube.helm("uninstall", RELEASE, "--wait")
+    kube.kubectl("delete", "namespace", kube.namespace, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def installed(empty: Kube) -> tuple[Kube, str]:
+    """The chart of this working tree, and what Helm said."""
+    return empty, empty.upgrade()
+
+
+@pytest.fixture
+def kube(installed: tuple[Kube, str]) -> Kube:
+    """The installation."""
+    return installed[0]

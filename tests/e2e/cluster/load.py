@@ -1,0 +1,108 @@
+"""A client inside the cluster: streams chats, sends feedback, and counts what broke.
+
+Runs as a pod of the control image, since a port-forward holds on to one pod and would break itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.e2e.cluster.kube import RELEASE, Object
+
+IMAGE = "learnback:0.1.0"
+SCRIPT = """
+import asyncio, json, os, sys, time, uuid
+import httpx
+
+seconds, workers = float(sys.argv[1]), int(sys.argv[2])
+headers = {"Authorization": "Bearer " + os.environ["LEARNBACK_API_KEY"]}
+inference, feedback = os.environ["INFERENCE_URL"], os.environ["FEEDBACK_URL"]
+told = {"whole": 0, "broken": 0, "refused": 0, "feedback": []}
+
+async def one(http, number):
+    body = {"model": "learnback", "stream": True, "max_tokens": 48, "n": 2,
+            "messages": [{"role": "user", "content": f"Tell me about the number {number}."}]}
+    answer_id, done = None, False
+    try:
+        async with http.stream("POST", inference + "/v1/chat/completions", json=body) as answer:
+            if answer.status_code != 200:
+                told["refused"] += 1
+                return
+            async for line in answer.aiter_lines():
+                if line == "data: [DONE]":
+                    done = True
+                elif line.startswith("data: "):
+                    answer_id = json.loads(line[6:])["id"]
+    except httpx.ConnectError:
+        told["refused"] += 1
+        return
+    except httpx.HTTPError:
+        pass
+    told["whole" if done else "broken"] += 1
+    if done:
+        await tell(http, answer_id)
+
+async def tell(http, answer_id):
+    side = lambda choice: {"completion_id": answer_id, "choice": choice}
+    body = {"kind": "preference", "first": side(0), "second": side(1), "preferred": "first"}
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    for _ in range(60):
+        try:
+            answer = await http.post(feedback + "/v1/feedback", json=body, headers=key)
+        except httpx.HTTPError:
+            answer = None
+        if answer is not None and answer.status_code == 202:
+            told["feedback"].append(answer.json()["id"])
+            return
+        await asyncio.sleep(1)
+
+async def main():
+    end, number = time.monotonic() + seconds, iter(range(10**9))
+    async with httpx.AsyncClient(headers=headers, timeout=120) as http:
+        async def work():
+            while time.monotonic() < end:
+                await one(http, next(number))
+        await asyncio.gather(*(work() for _ in range(workers)))
+    print(json.dumps(told))
+
+asyncio.run(main())
+"""
+
+
+def load_pod(name: str, seconds: int, workers: int) -> Object:
+    """A pod that loads the platform for so long and prints what it saw as JSON."""
+    url = f"http://{RELEASE}"
+    secret = {"name": f"{RELEASE}-api-keys", "key": "check"}
+    container: dict[str, Any] = {
+        "name": "load",
+        "image": IMAGE,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python3", "-c", SCRIPT, str(seconds), str(workers)],
+        "env": [
+            {"name": "LEARNBACK_API_KEY", "valueFrom": {"secretKeyRef": secret}},
+            {"name": "INFERENCE_URL", "value": f"{url}-inference:8000"},
+            {"name": "FEEDBACK_URL", "value": f"{url}-feedback:8001"},
+        ],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": "load"}},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 10001,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+        },
+    }
