@@ -29,7 +29,7 @@ canary:
   metrics:
     - {measure: feedback, aim: improve}
     - {measure: reward, margin: 5%}
-    - {measure: errors, margin: 1%}
+    - {measure: errors, margin: 2%}
     - {measure: abandoned, margin: 3%}
     - {measure: latency, margin: 5%}
   alpha: 0.05

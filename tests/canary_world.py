@@ -11,11 +11,12 @@ from typing import Any
 from sqlalchemy import insert
 from tests.release_world import World, a_completion
 
+from learnback.contracts.messages import CompletionScored, CompletionServed
 from learnback.contracts.models import CompletionEnd, Timings, VersionKind
 from learnback.core.clock import now
 from learnback.core.ids import new_id, uuid7
 from learnback.inference.routing import Assignment, Servable, Snapshot, route
-from learnback.ledger import completions
+from learnback.ledger import completions, rewards
 from learnback.ledger.tables import feedback
 from learnback.registry import store
 
@@ -41,6 +42,8 @@ class Habits:
     likes: float = 0.5
     fails: float = 0.0
     speaks: float = 0.8
+    reward: float = 0.0
+    """Mean of the learned reward; it spreads by 1."""
 
 
 @dataclass
@@ -52,6 +55,7 @@ class Town:
     default: Habits = field(default_factory=Habits)
     random: random.Random = field(default_factory=lambda: random.Random(5))
     came: int = 0
+    reward_model: str = "tiny-reward-0"
     unverified: list[str] = field(default_factory=list)
     """Versions that answered though they had not passed the gate."""
 
@@ -71,8 +75,22 @@ class Town:
             signals += signal
         async with self.world.database.write() as connection:
             await completions.record(connection, served)
+            await rewards.record(connection, [self._scored(one) for one in served])
             if signals:
                 await connection.execute(insert(feedback), signals)
+
+    def _scored(self, served: CompletionServed) -> CompletionScored:
+        habits = self.habits.get(served.version, self.default)
+        return CompletionScored(
+            completion_id=served.id,
+            tenant="default",
+            scorer="model",
+            scorer_version=self.reward_model,
+            version=served.version,
+            track=served.track,
+            at=now(),
+            score=self.random.gauss(habits.reward, 1.0),
+        )
 
     def _visit(self, given: Assignment) -> tuple[Any, list[dict[str, Any]]]:
         habits = self.habits.get(given.version.name, self.default)

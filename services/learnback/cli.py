@@ -303,5 +303,51 @@ def rollback(home: Path | None, as_json: bool, to: str | None, reason: str) -> N
     run_rollback(home, as_json, to, reason)
 
 
+@main.group(invoke_without_command=True)
+@click.option("--at", default=None, help="What answered people then (2026-11-23T12:00:00Z).")
+@click.option("--home", type=click.Path(path_type=Path), default=None, help="Folder to look in.")
+@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@click.pass_context
+@_errors_shown
+def releases(context: click.Context, home: Path | None, as_json: bool, at: str | None) -> None:
+    """List versions and their way to people; show one, ask for one, approve one."""
+    if context.invoked_subcommand is None:
+        from learnback.local.releases import run_releases
+
+        run_releases(home, as_json, at)
+
+
+@_operator(group=releases, name="show")
+@click.argument("version")
+def show_release(home: Path | None, as_json: bool, version: str) -> None:
+    """Tell the whole story of VERSION: data, run, gate, each look, who approved."""
+    from learnback.local.releases import run_show
+
+    run_show(home, as_json, version)
+
+
+@_operator(group=releases, name="ask")
+@click.argument("version")
+@click.option("--reason", required=True, help="Kept with the version.")
+def ask_release(home: Path | None, as_json: bool, version: str, reason: str) -> None:
+    """Ask for VERSION: it is evaluated before all others, also if it was refused before."""
+    from learnback.local.releases import run_ask
+
+    run_ask(home, as_json, version, reason)
+
+
+@_operator(group=releases, name="approve")
+@click.argument("version")
+@click.option("--reason", required=True, help="Kept with the version.")
+@click.option("--no", "refuse", is_flag=True, help="Refuse it for good.")
+def approve_release(
+    home: Path | None, as_json: bool, version: str, reason: str, refuse: bool
+) -> None:
+    """Let VERSION take the step that it waits for."""
+    from learnback.local.releases import run_approve
+
+    run_approve(home, as_json, version, reason, not refuse)
+
+
 if __name__ == "__main__":
     main()

@@ -189,6 +189,23 @@ async def test_a_persons_no_ends_the_canary(lite: World) -> None:
     assert (await lite.stable()).version == BASE
 
 
+async def test_a_new_reward_model_in_the_middle_leaves_no_gap(lite: World) -> None:
+    town = Town(lite, {GOOD: Habits(reward=-2.0)})
+    by_reward = CANARY | {"metrics": [{"measure": "reward", "margin": "5%"}]}
+    controller = lite.controller(canary=by_reward | {"steps": CANARY["steps"][1:]})
+    await town.come(40)  # stable's answers, before there is a candidate
+    await controller.look()
+    await town.come(20)
+    await controller.look()
+    before = (await looks_at(lite))[-1].measured["metrics"][0]
+    assert 0 < before["known"] == before["people"]
+    town.reward_model = "tiny-reward-1"
+    assert await live(town, controller.look, 20, 100, decided(lite))
+    after = (await looks_at(lite))[-1]
+    assert (after.verdict, after.reason.split()[0]) == ("roll_back", "reward")
+    assert after.measured["metrics"][0]["known"] > before["known"]
+
+
 async def test_rollback_by_hand_takes_the_candidate_first(lite: World) -> None:
     await operations.promote(lite.database, lite.redis, GOOD, "o", "first", force=True)
     await lite.candidate(BETTER, always(OTHER_SHORT))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,29 @@ def test_promote_and_roll_back_are_kept_in_the_history(platform_home: Path) -> N
     assert run("rollback", "--reason", "people complain")["version"] == "v1"
     assert run("status")["stable"] == "v1"
     assert "Error: " in run("promote", "nobody", "--reason", "typo", code=1)
+
+
+def test_releases_are_listed_told_and_found_by_time(platform_home: Path) -> None:
+    asyncio.run(_register(platform_home, "v1", "v2"))
+    before = datetime.now(UTC).isoformat()
+    run("promote", "v1", "--reason", "first")
+    between = datetime.now(UTC).isoformat()
+    run("promote", "v2", "--reason", "better")
+    listed = {v["name"]: v for v in run("releases")["versions"]}
+    assert (listed["v1"]["phase"], listed["v1"]["weight"]) == ("Promoted", 0.0)
+    assert (listed["v2"]["track"], listed["v2"]["weight"]) == ("stable", 1.0)
+    told = run("releases", "show", "v1")
+    assert [m["version"] for m in told["history"]] == ["v2", "v1"]
+    assert run("releases", "--at", between)["stable"]["version"] == "v1"
+    assert run("releases", "--at", before)["stable"] is None
+    assert "no time" in run("releases", "--at", "yesterday", code=1)
+    asked = run("releases", "ask", "v1", "--reason", "once more")
+    assert (asked["phase"], asked["release"]["asked_reason"]) == ("Registered", "once more")
+    assert "does not wait" in run("releases", "approve", "v1", "--reason", "fine", code=1)
+    for shown in (["releases"], ["releases", "show", "v1"], ["releases", "--at", between]):
+        printed = CliRunner().invoke(main, shown)
+        assert printed.exit_code == 0, printed.output
+        assert "v1" in printed.stdout
 
 
 def test_what_needs_a_running_platform_says_so(platform_home: Path) -> None:

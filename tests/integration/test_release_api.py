@@ -12,6 +12,7 @@ from tests.release_world import BASE, SHORT, World, a_world, always
 
 from learnback.contracts.models import Scope, VersionState
 from learnback.core.bus import create_groups
+from learnback.core.clock import now
 from learnback.core.settings import CommonSettings
 from learnback.ledger.keys import create_key
 from learnback.registry import store
@@ -62,6 +63,17 @@ async def test_a_version_tells_its_whole_story(world: World, client: httpx.Async
     assert [m["actor"] for m in story["history"]] == ["gate"]
     history = (await client.get("/history")).json()
     assert [m["version"] for m in history["moves"]] == [GOOD, BASE]
+
+
+async def test_what_served_at_any_moment(world: World, client: httpx.AsyncClient) -> None:
+    before = now().isoformat()
+    await world.candidate(GOOD, always(SHORT))
+    await world.controller().look()
+    served = (await client.get("/serving")).json()
+    assert (served["stable"]["version"], served["candidate"]) == (GOOD, None)
+    earlier = (await client.get("/serving", params={"at": before})).json()
+    assert earlier["stable"]["version"] == BASE
+    assert (await client.get("/serving", params={"at": "soon"})).status_code == 422
 
 
 async def test_promote_and_roll_back(world: World, client: httpx.AsyncClient) -> None:

@@ -96,26 +96,30 @@ def _served(row: Any) -> Served:
 
 
 async def learned_rewards(
-    connection: AsyncConnection, ids: Sequence[str], reward_model: str
-) -> dict[str, float]:
-    """The learned reward of each completion's first choice, by completion; none where none is."""
-    found: dict[str, float] = {}
+    connection: AsyncConnection, ids: Sequence[str]
+) -> dict[str, tuple[str, float]]:
+    """The newest learned reward of each completion's first choice: reward model and score."""
+    found: dict[str, tuple[str, float]] = {}
     for start in range(0, len(ids), CHUNK):
-        query = select(rewards.c.completion_id, rewards.c.score).where(
-            rewards.c.completion_id.in_(ids[start : start + CHUNK]),
-            rewards.c.choice == 0,
-            rewards.c.scorer == "model",
-            rewards.c.scorer_version == reward_model,
-            rewards.c.score.is_not(None),
+        query = (
+            select(rewards.c.completion_id, rewards.c.scorer_version, rewards.c.score)
+            .where(
+                rewards.c.completion_id.in_(ids[start : start + CHUNK]),
+                rewards.c.choice == 0,
+                rewards.c.scorer == "model",
+                rewards.c.score.is_not(None),
+            )
+            .order_by(rewards.c.created_at)
         )
-        found |= {row.completion_id: row.score for row in await connection.execute(query)}
+        for row in await connection.execute(query):
+            found[row.completion_id] = (row.scorer_version, row.score)
     return found
 
 
 async def recent_rewards(
     connection: AsyncConnection, version: str, reward_model: str, limit: int
 ) -> list[float]:
-    """The newest learned rewards of a version's answers."""
+    """The newest rewards that a reward model gave to a version's answers."""
     query = (
         select(rewards.c.score)
         .where(

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from learnback.contracts import streams as contract
-from learnback.contracts.models import Scope
+from learnback.contracts.models import Alias, Scope
 from learnback.core.bus import create_groups
 from learnback.core.clock import now
 from learnback.core.errors import NotFound, Unavailable
@@ -179,7 +179,10 @@ def run_rollback(home: Path | None, as_json: bool, to: str | None, reason: str) 
             opened.database, opened.redis, actor=_actor(), reason=reason, to=to
         ),
     )
-    _done(as_json, moved, f"{moved.version} answers everybody again.")
+    line = f"{moved.version} answers everybody again."
+    if moved.alias is Alias.CANDIDATE:
+        line = "The candidate answers nobody any more; the stable version stays."
+    _done(as_json, moved, line)
 
 
 def _stream(name: str) -> contract.Stream:  # type: ignore[type-arg]

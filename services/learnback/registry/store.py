@@ -281,3 +281,15 @@ async def history(
         .limit(limit)
     )
     return [AliasMove(Alias(row.alias), *row[1:]) for row in await connection.execute(query)]
+
+
+async def move_at(connection: AsyncConnection, alias: Alias, at: datetime) -> AliasMove | None:
+    """The move of an alias that was in force at a moment; None before the first."""
+    query = (
+        select(alias_history)
+        .where(alias_history.c.alias == alias, alias_history.c.at <= at)
+        .order_by(alias_history.c.revision.desc())
+        .limit(1)
+    )
+    row = (await connection.execute(query)).first()
+    return AliasMove(Alias(row.alias), *row[1:]) if row else None

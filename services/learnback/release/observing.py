@@ -96,10 +96,8 @@ class Crowd:
 class Evidence:
     """What is known of the answers beside the record of how they were served."""
 
-    reference: Sequence[float]
-    """Learned rewards of stable's answers before the canary, ascending: the scale."""
-    rewards: dict[str, float] = field(default_factory=dict)
-    """Learned reward by completion."""
+    places: dict[str, float] = field(default_factory=dict)
+    """By completion, the place of its learned reward among those of stable's answers."""
     signals: list[Signal] = field(default_factory=list)
 
 
@@ -135,15 +133,18 @@ def _quick(measure: Measure, person: Person, slow_s: float) -> float:
     return good / len(person.served)
 
 
+def place(score: float, scale: Sequence[float]) -> float:
+    """The share of an ascending scale that a score is over, in [0, 1]; ties count as halves.
+
+    Rewards have no unit, and each reward model has its own: places can be compared and bounded.
+    """
+    return (bisect.bisect_left(scale, score) + bisect.bisect_right(scale, score)) / (2 * len(scale))
+
+
 def _reward(person: Person, evidence: Evidence) -> float:
-    """The mean place of their answers among stable's, in [0, 1]; nan without a scale or a score."""
-    scale = evidence.reference
-    places = [
-        (bisect.bisect_left(scale, score) + bisect.bisect_right(scale, score)) / (2 * len(scale))
-        for one in person.served
-        if scale and (score := evidence.rewards.get(one.id)) is not None
-    ]
-    return sum(places) / len(places) if places else float("nan")
+    """The mean place of their answers' rewards; nan without any."""
+    found = [evidence.places[one.id] for one in person.served if one.id in evidence.places]
+    return sum(found) / len(found) if found else float("nan")
 
 
 def _kind(reward: float) -> int:

@@ -99,7 +99,7 @@ class Metric(Closed):
 DEFAULT_METRICS = (
     Metric(measure=Measure.FEEDBACK, aim="improve"),
     Metric(measure=Measure.REWARD, margin=0.05),
-    Metric(measure=Measure.ERRORS, margin=0.01),
+    Metric(measure=Measure.ERRORS, margin=0.02),
     Metric(measure=Measure.ABANDONED, margin=0.03),
     Metric(measure=Measure.LATENCY, margin=0.05),
 )

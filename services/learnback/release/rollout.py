@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.models import Alias, VersionState
 from learnback.core.clock import now
-from learnback.ledger import canaries, releases
+from learnback.ledger import releases
 from learnback.ledger.database import Database
 from learnback.ledger.releases import Look, Release
 from learnback.registry import store
@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 
 CANARY = "canary"
 """Actor of the canary's moves."""
-REFERENCE = 1000
-"""Answers of stable whose rewards make the scale: a quantile is known to within 3%."""
 
 
 class Rollout:
@@ -80,7 +78,11 @@ class Rollout:
         policy: CanaryPolicy,
         serving: store.Release,
     ) -> None:
-        plan = await _plan(connection, policy, serving.stable)
+        plan = Plan(
+            policy=policy,
+            stable=serving.stable.version or "",
+            stable_revision=serving.stable.revision,
+        )
         at = now()
         await releases.change(
             connection,
@@ -245,21 +247,6 @@ async def roll_back(connection: AsyncConnection, version: str, reason: str) -> N
     await store.set_state(connection, version, VersionState.ROLLED_BACK)
     await end_way(connection, version)
     metrics.PROMOTIONS.labels("rollback").inc()
-
-
-async def _plan(
-    connection: AsyncConnection, policy: CanaryPolicy, stable: store.AliasState
-) -> Plan:
-    model = (await store.alias_state(connection, Alias.REWARD)).version
-    version = stable.version or ""
-    scores = await canaries.recent_rewards(connection, version, model, REFERENCE) if model else []
-    return Plan(
-        policy=policy,
-        stable=version,
-        stable_revision=stable.revision,
-        reward_model=model,
-        reference=sorted(scores),
-    )
 
 
 def _standing(way: Release, sight: Sight) -> Standing:

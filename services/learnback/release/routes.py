@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import AwareDatetime
 
 from learnback.contracts.models import Alias, Scope
+from learnback.core.clock import now
 from learnback.ledger.database import Database
 from learnback.ledger.keys import KeyRing, Principal, require_scope
 from learnback.release import asking, operations, story
@@ -21,6 +23,7 @@ from learnback.release.schemas import (
     Promotion,
     Releases,
     Rollback,
+    ServedAt,
     Story,
 )
 
@@ -81,6 +84,13 @@ def router(
         """The moves of an alias, newest first."""
         moves = await operations.history(database, alias, limit)
         return History(alias=alias, moves=[MoveView.of(move) for move in moves])
+
+    @routes.get("/serving")
+    async def get_serving(
+        at: AwareDatetime | None = None, principal: Principal = Depends(operator)
+    ) -> ServedAt:
+        """What answered people at a moment, now by default."""
+        return await story.served_at(database, at or now())
 
     @routes.post("/promote")
     async def promote(body: Promotion, principal: Principal = Depends(operator)) -> AliasView:

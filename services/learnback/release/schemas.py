@@ -191,6 +191,15 @@ class Story(BaseModel):
     progress: dict[str, Any] | None
 
 
+class ServedAt(BaseModel):
+    """What answered people at a moment, as the registry's aliases had it."""
+
+    at: datetime
+    stable: MoveView | None
+    """The move that was in force; None before the first."""
+    candidate: MoveView | None
+
+
 class History(BaseModel):
     """The moves of an alias, newest first."""
 

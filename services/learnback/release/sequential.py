@@ -44,7 +44,8 @@ growth at any difference between them; six of them cost log(6) of wealth once.""
 LARGEST_STAKE = 0.75
 """Of the wealth that one z may take away: never all, or one surprise would end the test."""
 PRIOR = 4.0
-"""Observations that the first guess (mean 1/2, variance 1/4: the largest possible) weighs."""
+"""Observations that a guess weighs: 1/2 with the largest variance for everybody, and everybody's
+for each version."""
 SHRINK = 10.0
 """Members of a kind that the rate of all kinds together weighs against its own."""
 LEAST_RESPONSE = 0.02
@@ -165,12 +166,25 @@ class _Arm:
 
     @classmethod
     def of(cls, y: Floats, member: Bools, known: Bools) -> _Arm:
-        n = _before(member)
-        mean = (PRIOR / 2 + _before(np.where(member, y, 0.0))) / (PRIOR + n)
-        squares = (PRIOR / 2 + _before(np.where(member, y * y, 0.0))) / (PRIOR + n)
-        floor = 0.25 * PRIOR / (PRIOR + n)
-        variance = np.maximum(squares - mean * mean, floor * 0.1 + 1e-6)
+        everybody = _moments(y, np.ones(y.shape, dtype=np.bool_), 0.5, 0.5)
+        mean, square = _moments(y, member, *everybody)
+        floor = 0.025 * PRIOR / (PRIOR + _before(member)) + 1e-6
+        variance = np.maximum(square - mean * mean, floor)
         return cls(np.clip(mean, 0.0, 1.0), variance, _before(member & known))
+
+
+def _moments(
+    y: Floats, member: Bools, prior_mean: Floats | float, prior_square: Floats | float
+) -> tuple[Floats, Floats]:
+    """Means of y and of its square over the members before each person.
+
+    The candidate's few people are filled up by what everybody's look like: at a share of 1% one
+    outcome counts a hundredfold, and a mean that is off costs as much.
+    """
+    n = _before(member)
+    mean = (PRIOR * prior_mean + _before(np.where(member, y, 0.0))) / (PRIOR + n)
+    square = (PRIOR * prior_square + _before(np.where(member, y * y, 0.0))) / (PRIOR + n)
+    return mean, square
 
 
 def _completed(people: People) -> tuple[Floats, Floats, Floats, Bools]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,7 +13,7 @@ from learnback.ledger import releases, runs
 from learnback.ledger.database import Database
 from learnback.registry import store
 from learnback.release.phases import phase_of, track_of, weight_of
-from learnback.release.schemas import AliasView, MoveView, Releases, Story, VersionLine
+from learnback.release.schemas import AliasView, MoveView, Releases, ServedAt, Story, VersionLine
 
 LONGEST_LINE = 100
 """Ancestors that a story lists: a version a day for three months."""
@@ -63,6 +64,19 @@ async def tell(database: Database, version: str, progress: dict[str, Any] | None
             history=await _moves(connection, version),
             progress=progress,
         )
+
+
+async def served_at(database: Database, at: datetime) -> ServedAt:
+    """What the aliases named at a moment. Replicas follow within seconds."""
+    async with database.read() as connection:
+        stable, candidate = [
+            await store.move_at(connection, alias, at) for alias in (Alias.STABLE, Alias.CANDIDATE)
+        ]
+    return ServedAt(
+        at=at,
+        stable=MoveView.of(stable) if stable else None,
+        candidate=MoveView.of(candidate) if candidate else None,
+    )
 
 
 async def _parents(connection: AsyncConnection, version: store.ModelVersion) -> list[str]:

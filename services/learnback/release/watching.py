@@ -8,12 +8,21 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.core.clock import now
 from learnback.ledger import canaries
 from learnback.ledger.database import Database
 from learnback.release.canary import Measured, measure
-from learnback.release.observing import QUICK, QUICK_WINDOW, Crowd, Evidence, Person, people_of
+from learnback.release.observing import (
+    QUICK,
+    QUICK_WINDOW,
+    Crowd,
+    Evidence,
+    Person,
+    people_of,
+    place,
+)
 from learnback.release.policy import CanaryPolicy
 from learnback.release.quantiles import Quantile, quantile
 
@@ -21,6 +30,10 @@ SETTLE = timedelta(seconds=10)
 """How late a completion may be recorded: the way over the stream takes a second or two."""
 OVERLAP = timedelta(minutes=2)
 """Read again at each look, for what came later still."""
+SCALE = 1000
+"""Answers of stable whose rewards make a scale: a place on it is known to within 3%."""
+LEAST_SCALE = 30
+"""With fewer there is no scale yet: who came so early has no reward."""
 LATENCIES = (0.5, 0.95)
 
 
@@ -33,9 +46,6 @@ class Plan(BaseModel):
     stable: str
     """What it is compared with."""
     stable_revision: int
-    reward_model: str | None
-    reference: list[float]
-    """Learned rewards of stable's last answers, ascending: the scale of the measure `reward`."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,8 @@ class Watch:
     quick: Crowd = field(init=False)
     slow: Crowd = field(init=False)
     _evidence: Evidence = field(init=False)
+    _scales: dict[str, list[float]] = field(default_factory=dict)
+    """By reward model: its rewards of stable's last answers, ascending."""
     _read_to: datetime = field(init=False)
     _seen: dict[str, datetime] = field(default_factory=dict)
     _first_bytes: dict[str, list[float]] = field(init=False)
@@ -77,7 +89,7 @@ class Watch:
         """Nobody has been seen."""
         self.quick = Crowd(min(QUICK_WINDOW, self.plan.policy.window))
         self.slow = Crowd(self.plan.policy.window)
-        self._evidence = Evidence(self.plan.reference)
+        self._evidence = Evidence()
         self._read_to = self.since
         self._first_bytes = {"stable": [], "candidate": []}
 
@@ -107,12 +119,21 @@ class Watch:
     async def _learn(self, database: Database, over: list[Person]) -> None:
         """What is known of those whose window is over now; it is not read again."""
         ids = [one.id for person in over for one in person.served]
-        model = self.plan.reward_model
         async with database.read() as connection:
-            rewards = await canaries.learned_rewards(connection, ids, model) if model else {}
+            rewards = await canaries.learned_rewards(connection, ids)
             signals = await canaries.signals_about(connection, ids)
-        self._evidence.rewards.update(rewards)
+            for model in {model for model, _ in rewards.values()} - self._scales.keys():
+                await self._take_scale(connection, model)
+        for completion_id, (model, score) in rewards.items():
+            if model in self._scales:
+                self._evidence.places[completion_id] = place(score, self._scales[model])
         self._evidence.signals.extend(signals)
+
+    async def _take_scale(self, connection: AsyncConnection, model: str) -> None:
+        """A reward model that came during the canary gets a scale of its own."""
+        scores = await canaries.recent_rewards(connection, self.plan.stable, model, SCALE)
+        if len(scores) >= LEAST_SCALE:
+            self._scales[model] = sorted(scores)
 
     def _measure(self, weight: float) -> Sight:
         policy = self.plan.policy

@@ -1,0 +1,95 @@
+"""How canaries decide: `python -m bench.canary --json FILE --plot docs/canary.svg`.
+
+Simulates canaries of two equal versions, looked at after every person, and of versions that
+please people more or less often; prints the table of docs/canary.md. Exits 1 if equal versions are
+promoted or rolled back more often than the policy's alpha.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from bench.canary.plot import plot
+from rich.progress import Progress
+
+from learnback.release.simulation import POLICY, Bias, Outcomes, Town, biased_raters, simulate
+
+EFFECTS = (0.02, 0.05, -0.1)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.canary", description=__doc__)
+    parser.add_argument("--canaries", type=int, default=10_000, help="of equal versions")
+    parser.add_argument("--power", type=int, default=500, help="canaries for each true difference")
+    parser.add_argument("--people", type=int, default=10_000, help="who come in one canary at most")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, default=None, help="also write all figures here")
+    parser.add_argument("--plot", type=Path, default=None, help="also draw an SVG here")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> tuple[list[Outcomes], Bias]:
+    """All simulations, with a bar that knows how long it takes."""
+    town = Town(people=options.people)
+    sizes = {0.0: options.canaries} | dict.fromkeys(EFFECTS, options.power)
+    found = []
+    with Progress() as shown:
+        bar = shown.add_task("canaries", total=sum(sizes.values()))
+        done = 0
+        for effect, canaries in sizes.items():
+            found.append(
+                simulate(
+                    effect,
+                    canaries,
+                    town=town,
+                    seed=options.seed,
+                    progress=lambda n, done=done: shown.update(bar, completed=done + n),  # type: ignore[misc]
+                )
+            )
+            done += canaries
+    return found, biased_raters(seed=options.seed + 1)
+
+
+def table(found: list[Outcomes], bias: Bias) -> str:
+    """Markdown."""
+    lines = [
+        "| true difference | canaries | promoted | rolled back | people until decided | of them "
+        "with the candidate | hours | fixed-size test | a z-test at every look promotes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        cells = (one.people, one.exposed, one.hours, one.fixed_size)
+        shown = [f"{cell:,.0f}" if cell is not None else "-" for cell in cells]
+        lines.append(
+            f"| {one.effect:+.0%} | {one.canaries:,} | {one.promoted:.1%} "
+            f"| {one.rolled_back:.1%} | " + " | ".join(shown) + f" | {one.peeking:.0%} |"
+        )
+    lines += [
+        "",
+        "| raters | true difference | error of the plain mean | error of the corrected estimate |",
+        "|---|---|---|---|",
+        f"| {bias.raters} | {bias.truth:+.1%} | {bias.uncorrected:+.1%} | {bias.corrected:+.1%} |",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Simulate, print, judge."""
+    options = arguments()
+    found, bias = run(options)
+    print(table(found, bias))
+    if options.json:
+        data = {"canaries": [o.model_dump() for o in found], "bias": bias.model_dump()}
+        options.json.write_text(json.dumps(data, indent=2))
+    if options.plot:
+        options.plot.write_text(plot(found, options.people))
+    equal = found[0]
+    return int(max(equal.promoted, equal.rolled_back) > POLICY.alpha)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

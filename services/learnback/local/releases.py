@@ -1,0 +1,145 @@
+"""`learnback releases`: which versions there are, a version's story, and what served when."""
+
+from __future__ import annotations
+
+import getpass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from learnback.core.errors import Unprocessable
+from learnback.local.access import run
+from learnback.local.show import show_json, show_table
+from learnback.release import asking, story
+from learnback.release.schemas import Releases, ServedAt, Story
+
+
+def run_releases(home: Path | None, as_json: bool, at: str | None) -> None:
+    """List all versions, or say what served at a moment."""
+    if at is not None:
+        _show_served(run(home, lambda o: story.served_at(o.database, _time(at))), as_json)
+        return
+    found: Releases = run(home, lambda opened: story.list_releases(opened.database, {}))
+    if as_json:
+        show_json(found)
+        return
+    show_table(
+        "Releases",
+        ["version", "kind", "phase", "share", "verdict", "created"],
+        [
+            [v.name, v.kind, v.phase, f"{v.weight:.0%}", v.verdict, v.created_at]
+            for v in found.versions
+        ],
+    )
+
+
+def run_show(home: Path | None, as_json: bool, version: str) -> None:
+    """Tell a version's whole story."""
+    told: Story = run(home, lambda opened: story.tell(opened.database, version))
+    if as_json:
+        show_json(told)
+        return
+    made = told.version
+    rows: list[list[Any]] = [
+        ["phase", told.phase],
+        ["answers", f"{told.weight:.0%} of people"],
+        ["verdict", told.verdict],
+        *([["", reason] for reason in told.reasons]),
+        ["made from", " <- ".join(told.parents) or made.base],
+        ["dataset", made.dataset_fingerprint],
+        ["run", f"{told.run.id} ({told.run.method}, seed {told.run.seed})" if told.run else None],
+        ["reward model", made.reward_model],
+        ["asked for by", _said(told.release.asked_by, told.release.asked_reason)],
+        ["approved by", made.approved_by],
+    ]
+    show_table(f"Version {made.name}", ["", ""], rows)
+    _show_gate(made.gate_report or {})
+    _show_way(told)
+
+
+def run_ask(home: Path | None, as_json: bool, version: str, reason: str) -> None:
+    """Ask for a version."""
+    run(home, lambda opened: asking.ask(opened.database, version, _actor(), reason))
+    _told(home, as_json, version)
+
+
+def run_approve(home: Path | None, as_json: bool, version: str, reason: str, yes: bool) -> None:
+    """Say yes or no to the step that a version waits for."""
+    run(
+        home,
+        lambda opened: asking.approve(opened.database, version, _actor(), reason, approved=yes),
+    )
+    _told(home, as_json, version)
+
+
+def _told(home: Path | None, as_json: bool, version: str) -> None:
+    told: Story = run(home, lambda opened: story.tell(opened.database, version))
+    if as_json:
+        show_json(told)
+    else:
+        click.echo(f"{version}: {told.phase}")
+
+
+def _show_gate(report: dict[str, Any]) -> None:
+    show_table(
+        "Gate",
+        ["check", "measured", "asked for", "passed", "why"],
+        [
+            [c["name"], _short(c["value"]), c["threshold"], c["passed"], c["why"]]
+            for c in report.get("checks", [])
+        ],
+    )
+
+
+def _show_way(told: Story) -> None:
+    show_table(
+        "Looks at the canary",
+        ["", "at", "share", "verdict", "reason"],
+        [[k.number, k.at, f"{k.weight:.0%}", k.verdict, k.reason] for k in told.looks],
+    )
+    show_table(
+        "Approvals",
+        ["step", "approved", "by", "at", "reason"],
+        [[a.step, a.approved, a.by, a.at, a.reason] for a in told.release.approvals],
+    )
+    show_table(
+        "Moves",
+        ["alias", "at", "version", "share", "by", "reason"],
+        [[m.alias, m.at, m.version, f"{m.weight:.0%}", m.actor, m.reason] for m in told.history],
+    )
+
+
+def _show_served(found: ServedAt, as_json: bool) -> None:
+    if as_json:
+        show_json(found)
+        return
+    moves = [m for m in (found.stable, found.candidate) if m is not None and m.version]
+    show_table(
+        f"Served at {found.at.isoformat()}",
+        ["alias", "version", "share", "since", "by", "reason"],
+        [[m.alias, m.version, f"{m.weight:.0%}", m.at, m.actor, m.reason] for m in moves],
+    )
+
+
+def _time(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Unprocessable(
+            f"{text!r} is no time: write 2026-11-23T12:00:00Z.", field="--at"
+        ) from error
+    return at if at.tzinfo else at.astimezone()
+
+
+def _said(who: str | None, why: str | None) -> str | None:
+    return f"{who}: {why}" if who else None
+
+
+def _short(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3g}"
+
+
+def _actor() -> str:
+    return f"operator:{getpass.getuser()}"

@@ -1,0 +1,310 @@
+"""Simulated canaries: how often equal versions are told apart, and how soon different ones are.
+
+The decisions are the controller's own: `sequential` for the evidence, `canary` for the limits. What
+is simulated is people: they come at random times, differ in how easily they are pleased, ask a
+different number of times, are in a worse mood at some hours, say something only sometimes and
+mostly when unhappy, and are heard after a delay. Requests fail in bursts. All arrays are
+(canaries, people), in the order in which people come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from learnback.release.canary import harm_limit, proof_limit
+from learnback.release.policy import CanaryPolicy, Measure, Metric, Step
+from learnback.release.sequential import Bools, Floats, People, estimate, log_wealth, scores
+
+POLICY = CanaryPolicy(
+    steps=(
+        Step(traffic=0.01, min_people=20),
+        Step(traffic=0.1, min_people=100),
+        Step(traffic=0.5, min_people=200),
+        Step(traffic=1.0),
+    ),
+    metrics=(
+        Metric(measure=Measure.FEEDBACK, aim="improve"),
+        Metric(measure=Measure.ERRORS, margin=0.02),
+        Metric(measure=Measure.LATENCY, margin=0.05),
+    ),
+)
+CHUNK = 20
+"""Canaries at once: arrays that fit the processor's cache are twice as fast."""
+KINDS = 3
+
+
+@dataclass(frozen=True)
+class Town:
+    """Who comes. Times in hours."""
+
+    people: int = 10_000
+    per_hour: float = 500.0
+    pleased: float = 0.6
+    """Share of visits that please, with stable."""
+    mood: float = 0.1
+    """How far that goes up and down over a day."""
+    visits: float = 2.0
+    """Requests of a person within their window, at least one."""
+    unhappy_say: float = 0.45
+    happy_say: float = 0.15
+    """How often they say so within the window; the silent are of the same kind as these."""
+    scorer: float = 0.8
+    """How often the learned reward sees rightly whether an answer pleases."""
+    fails: float = 0.01
+    slow: float = 0.05
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Simulated canaries."""
+
+    at: Floats
+    treated: Bools
+    share: Floats
+    last_step: Bools
+    """The people of the last step before everybody; only there a version is promoted."""
+    feedback: People
+    errors: People
+    latency: People
+
+
+class Outcomes(BaseModel):
+    """What became of many canaries with the same true difference."""
+
+    model_config = ConfigDict(frozen=True)
+
+    effect: float
+    canaries: int
+    promoted: float
+    """Share of canaries."""
+    rolled_back: float
+    people: float | None
+    """Median number of people who had come when it was decided; None if most never were."""
+    exposed: float | None
+    """Median number of them who had got the candidate, those still in their window included."""
+    hours: float | None
+    fixed_size: float | None
+    """People for a test of fixed size at 50%, at the same alpha and with a power of 80%."""
+    peeking: float
+    """Share that a z-test of what people say, looked at after everybody, would have promoted."""
+    decided_after: list[int]
+    """People at each decision, ascending; undecided ones are left out."""
+
+
+def simulate(
+    effect: float,
+    canaries: int,
+    *,
+    town: Town = Town(),
+    policy: CanaryPolicy = POLICY,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Outcomes:
+    """Many canaries of a version that pleases in `effect` more of its visits."""
+    parts = []
+    for start in range(0, canaries, CHUNK):
+        size = min(CHUNK, canaries - start)
+        rng = np.random.default_rng([seed, start, round((effect + 1) * 1e6)])
+        parts.append(_decisions(draw(rng, size, effect, town, policy), town, policy))
+        progress(start + size)
+    kinds = ("promoted", "rolled_back", "people", "exposed", "hours", "variance", "peeked")
+    found = {k: np.concatenate([part[k] for part in parts]) for k in kinds}
+    decided = found["promoted"] | found["rolled_back"]
+    return Outcomes(
+        effect=effect,
+        canaries=canaries,
+        promoted=float(found["promoted"].mean()),
+        rolled_back=float(found["rolled_back"].mean()),
+        people=_median(found["people"], decided),
+        exposed=_median(found["exposed"], decided),
+        hours=_median(found["hours"], decided),
+        fixed_size=_fixed_size(effect, float(np.nanmean(found["variance"])), policy.alpha),
+        peeking=float(found["peeked"].mean()),
+        decided_after=sorted(int(n) for n in found["people"][decided]),
+    )
+
+
+def draw(
+    rng: np.random.Generator, canaries: int, effect: float, town: Town, policy: CanaryPolicy
+) -> Chunk:
+    """People and what happens to them."""
+    shape = (canaries, town.people)
+    at = np.cumsum(rng.exponential(1 / town.per_hour, shape), axis=1)
+    share, treated, last = _assign(rng, at, policy)
+    visits = rng.geometric(1 / town.visits, shape)
+    easy = rng.beta(4 * town.pleased, 4 * (1 - town.pleased), shape)
+    mood = town.mood * np.sin(2 * np.pi * at / 24)
+    chance = np.clip(easy + mood + effect * treated, 0.0, 1.0)
+    pleased = rng.binomial(visits, chance) / visits
+    said, kind = _said(rng, pleased, town)
+    burst = np.where(np.sin(at * 7.3) > 0.97, 10.0, 1.0)  # an incident every hour or so
+    failed = rng.binomial(visits, np.clip(town.fails * burst, 0, 1)) / visits
+    slow = rng.binomial(visits, np.clip(town.slow * (1 + mood * 5), 0, 1)) / visits
+    return Chunk(
+        at=at,
+        treated=treated,
+        share=share,
+        last_step=last,
+        feedback=People(treated, share, said, kind, KINDS),
+        errors=People(treated, share, 1 - failed),
+        latency=People(treated, share, 1 - slow),
+    )
+
+
+def _said(
+    rng: np.random.Generator, pleased: Floats, town: Town
+) -> tuple[Floats, np.ndarray[tuple[int, ...], np.dtype[np.int8]]]:
+    """What people say, nan for the silent; and of what kind they look to the learned reward.
+
+    The learned reward is noisy: within what it sees, who says something does not hang on what
+    they would say. That is what the correction assumes.
+    """
+    noise = rng.normal(0, 1 - town.scorer, pleased.shape)
+    seen = np.clip(pleased + noise, 0, 1)
+    kind = np.minimum(KINDS - 1, (seen * KINDS).astype(np.int8)).astype(np.int8)
+    unhappy = 1 - kind / (KINDS - 1)
+    says = town.happy_say + (town.unhappy_say - town.happy_say) * unhappy
+    return np.where(rng.random(pleased.shape) < says, pleased, np.nan), kind
+
+
+def _assign(
+    rng: np.random.Generator, at: Floats, policy: CanaryPolicy
+) -> tuple[Floats, Bools, Bools]:
+    """Each person's share and version. A step ends when enough people's windows are over."""
+    window = policy.window.total_seconds() / 3600
+    place = rng.random(at.shape)
+    share = np.empty(at.shape)
+    begins = np.zeros(at.shape[0], dtype=np.int64)
+    column = np.arange(at.shape[1])
+    shares = [step for step in policy.steps if step.traffic < 1]
+    for step in shares:
+        in_step = column >= begins[:, None]
+        share = np.where(in_step, step.traffic, share)
+        if step is shares[-1]:
+            break
+        enough = np.cumsum(in_step & (place < step.traffic), axis=1) >= step.min_people
+        closes = np.where(enough.any(axis=1), at[np.arange(len(at)), enough.argmax(axis=1)], np.inf)
+        begins = (at <= (closes + window)[:, None]).sum(axis=1)
+    last = column >= begins[:, None]
+    return share, place < share, last
+
+
+def _decisions(chunk: Chunk, town: Town, policy: CanaryPolicy) -> dict[str, Floats | Bools]:
+    """When each canary is decided, and how: by the controller's limits, after every person."""
+    harmed = np.zeros(chunk.at.shape, dtype=np.bool_)
+    proven = chunk.last_step & (
+        np.cumsum(chunk.last_step & chunk.treated, axis=1) >= policy.steps[-2].min_people
+    )
+    found = {}
+    for metric in policy.metrics:
+        people: People = getattr(chunk, metric.measure.value)
+        found[metric.measure] = scored = scores(people)
+        harmed |= log_wealth(scored, -metric.margin, above=False) >= harm_limit(policy)
+        floor = 0.0 if metric.aim == "improve" else -metric.margin
+        proven &= log_wealth(scored, floor, above=True) >= proof_limit(policy)
+    first_harm, first_proof = _first(harmed), _first(proven)
+    when = np.minimum(first_harm, first_proof)
+    n = chunk.at.shape[1]
+    row, index = np.arange(len(when)), np.minimum(when, n - 1)
+    hours = chunk.at[row, index] + policy.window.total_seconds() / 3600
+    come = (chunk.at <= hours[:, None]).sum(axis=1)
+    exposed = np.cumsum(chunk.treated, axis=1)[row, np.maximum(come, 1) - 1]
+    at_half = chunk.last_step.any(axis=0)
+    half = np.where(chunk.last_step, found[Measure.FEEDBACK].z, np.nan)[:, at_half]
+    return {
+        "promoted": first_proof < first_harm,
+        "rolled_back": (first_harm < n) & (first_harm <= first_proof),
+        "people": come,
+        "exposed": exposed,
+        "hours": hours,
+        "variance": np.full(len(when), np.nanvar(half) if at_half.any() else np.nan),
+        "peeked": _peeked(chunk.feedback),
+    }
+
+
+def _first(hits: Bools) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Index of the first hit of each canary, the number of people if there is none."""
+    return np.where(hits.any(axis=1), hits.argmax(axis=1), hits.shape[1])
+
+
+def _peeked(people: People, z: float = 1.645, least: int = 50) -> Bools:
+    """Whether a one-sided z-test of the answers' means ever says "better" at 95%."""
+    known = ~np.isnan(people.outcome)
+    y = np.where(known, people.outcome, 0.0)
+    counts, means, errors = [], [], []
+    for arm in (people.treated, ~people.treated):
+        member = arm & known
+        n = np.maximum(np.cumsum(member, axis=1), 1)
+        mean = np.cumsum(np.where(member, y, 0.0), axis=1) / n
+        square = np.cumsum(np.where(member, y * y, 0.0), axis=1) / n
+        counts.append(n)
+        means.append(mean)
+        errors.append(np.maximum(square - mean * mean, 1e-6) / n)
+    enough = (counts[0] >= least) & (counts[1] >= least)
+    better = (means[0] - means[1]) > z * np.sqrt(errors[0] + errors[1])
+    result: Bools = (enough & better).any(axis=1)
+    return result
+
+
+def _fixed_size(effect: float, variance: float, alpha: float) -> float | None:
+    """People for a one-sided test with 80% power; z has this variance at a share of 50%."""
+    if effect == 0 or not np.isfinite(variance):
+        return None
+    z_alpha, z_power = 1.6448536269514722, 0.8416212335729143
+    if abs(alpha - 0.05) > 1e-12:
+        raise ValueError("the fixed-size test is tabulated for alpha 0.05")
+    return float((z_alpha + z_power) ** 2 * variance / effect**2)
+
+
+def _median(values: Floats | Bools, decided: Bools) -> float | None:
+    """The median over all canaries, those that were never decided counting as endless."""
+    if decided.mean() <= 0.5:
+        return None
+    return float(np.median(np.where(decided, values, np.inf)))
+
+
+class Bias(BaseModel):
+    """How far estimates are off, on average over many canaries, when raters are biased."""
+
+    model_config = ConfigDict(frozen=True)
+
+    raters: str
+    truth: float
+    uncorrected: float
+    corrected: float
+
+
+def biased_raters(canaries: int = 100, seed: int = 1, effect: float = 0.1) -> Bias:
+    """Only the unhappy vote: the mean of what is said against the corrected estimate."""
+    town = Town(people=10_000, unhappy_say=0.5, happy_say=0.02, mood=0.0)
+    policy = POLICY.model_copy(update={"steps": POLICY.steps[2:]})
+    raw, ours, truth = [], [], []
+    for start in range(0, canaries, CHUNK):
+        rng = np.random.default_rng([seed, start])
+        people = draw(rng, CHUNK, effect, town, policy).feedback
+        known, treated = ~np.isnan(people.outcome), people.treated
+        with np.errstate(invalid="ignore"):
+            raw.append(
+                _mean(people.outcome, known & treated) - _mean(people.outcome, known & ~treated)
+            )
+        ours.append(estimate(scores(people)))
+        rng = np.random.default_rng([seed, start])
+        told = Town(**{**vars(town), "unhappy_say": 1.0, "happy_say": 1.0})
+        whole = draw(rng, CHUNK, effect, told, policy).feedback
+        truth.append(_mean(whole.outcome, treated) - _mean(whole.outcome, ~treated))
+    expected = float(np.mean(truth))
+    return Bias(
+        raters="only the unhappy vote",
+        truth=expected,
+        uncorrected=float(np.mean(raw)) - expected,
+        corrected=float(np.mean(ours)) - expected,
+    )
+
+
+def _mean(values: Floats, where: Bools) -> Floats:
+    result: Floats = np.where(where, values, 0.0).sum(axis=1) / where.sum(axis=1)
+    return result
