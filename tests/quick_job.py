@@ -19,7 +19,7 @@ def main(folder: Path) -> int:
     behaviour = os.environ.get("QUICK_JOB", "done")
     plan = json.loads((folder / "run.json").read_text())
     starts = folder / "starts"
-    starts.write_text(str(int(starts.read_text()) + 1 if starts.exists() else 1))
+    write(starts, int(starts.read_text()) + 1 if starts.exists() else 1)
     if behaviour == "bad_data":
         progress(folder, plan, 0, "failed", "row 3 is no row")
         return 65
@@ -31,7 +31,7 @@ def main(folder: Path) -> int:
     step = min(saved, STEPS - 1)  # the last step is done only once it is published
     while step < STEPS:
         step += 1
-        (folder / "step").write_text(str(step))
+        write(folder / "step", step)
         progress(folder, plan, step, "training")
         while behaviour == "wait" and step >= STEPS - 1 and not (folder / "go").exists():
             if stopped:
@@ -40,6 +40,13 @@ def main(folder: Path) -> int:
     publish(folder, plan)
     progress(folder, plan, STEPS, "done")
     return 0
+
+
+def write(path: Path, number: int) -> None:
+    """Whole or not at all: a kill or a reader may come at any moment."""
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(str(number))
+    partial.replace(path)
 
 
 def progress(folder: Path, plan: dict, step: int, state: str, error: str | None = None) -> None:
