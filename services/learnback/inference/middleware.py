@@ -173,11 +173,8 @@ class LearnbackMiddleware:
         """Let the engine answer; whatever happens to it, the exchange is recorded."""
         services = self._opened()
         headers = _response_headers(prepared, honest_id=not services.recorder.ids_differ)
-        recorded = False
 
         def record(exchange: Exchange) -> None:
-            nonlocal recorded
-            recorded = True
             try:
                 services.recorder.submit(_served(services, endpoint, prepared, exchange))
             except Exception:  # the request is answered; recording must not change that
@@ -188,7 +185,7 @@ class LearnbackMiddleware:
         try:
             await self.app({**scope, "headers": prepared.headers}, exchange.receive, exchange.send)
         finally:
-            if not recorded:  # it broke off
+            if not exchange.complete:  # it broke off, so nobody was told of its last piece
                 record(exchange)
             _measure(endpoint, prepared, exchange)
 
