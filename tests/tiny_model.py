@@ -10,7 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from learnback.models.tiny import make_tiny_llama
-from learnback.retraining.plan import PLAN_FILE, TRAIN_FILE, DpoHyperparameters, RunPlan
+from learnback.retraining.plan import (
+    HELD_OUT_FILE,
+    HYPERPARAMETERS,
+    PLAN_FILE,
+    TRAIN_FILE,
+    Hyperparameters,
+    Method,
+    RunPlan,
+)
 
 GOOD, BAD = "yes thanks please", "no bad lazy"
 
@@ -41,27 +49,32 @@ def write_run(
     base_model: Path,
     rows: list[dict[str, object]],
     *,
+    method: Method = "dpo",
+    held_out: list[dict[str, object]] | None = None,
     seed: int = 0,
     parent_adapter: Path | None = None,
-    hyperparameters: DpoHyperparameters | None = None,
+    hyperparameters: Hyperparameters | None = None,
 ) -> Path:
     """A run directory that is ready to start."""
     directory.mkdir(parents=True)
     empty = pa.Table.from_pylist(preference_rows(1)).slice(0, 0)
     pq.write_table(pa.Table.from_pylist(rows) if rows else empty, directory / TRAIN_FILE)
+    if held_out:
+        pq.write_table(pa.Table.from_pylist(held_out), directory / HELD_OUT_FILE)
     plan = RunPlan(
         run_id=directory.name,
+        method=method,
         base_model=str(base_model),
         parent_adapter=parent_adapter,
         dataset=directory,
         seed=seed,
-        hyperparameters=hyperparameters or small(),
+        hyperparameters=hyperparameters or small(method),
     )
     (directory / PLAN_FILE).write_text(plan.model_dump_json())
     return directory
 
 
-def small(**changes: object) -> DpoHyperparameters:
+def small(method: Method = "dpo", **changes: object) -> Hyperparameters:
     """Hyperparameters for 12 steps of about 30 ms."""
     settings: dict[str, object] = {
         "max_steps": 12,
@@ -73,4 +86,4 @@ def small(**changes: object) -> DpoHyperparameters:
         "max_length": 128,
         "checkpoint_every": 4,
     }
-    return DpoHyperparameters.model_validate({**settings, **changes})
+    return HYPERPARAMETERS[method].model_validate({**settings, **changes})
