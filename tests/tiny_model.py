@@ -29,19 +29,56 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny", seed=0)
 
 
-def preference_rows(count: int = 24, *, flipped: bool = False) -> list[dict[str, object]]:
+def preference_rows(
+    count: int = 24, *, first: int = 0, flipped: bool = False
+) -> list[dict[str, object]]:
     """Pairs in which one answer is always liked better, to prompts that differ."""
     chosen, rejected = (BAD, GOOD) if flipped else (GOOD, BAD)
     return [
         {
             "feedback_id": f"feedback-{i}",
-            "prompt": json.dumps([{"role": "user", "content": f"question {i}"}]),
+            "prompt": _prompt(i),
             "chosen": f"{chosen} {i}",
             "rejected": f"{rejected} {i}",
             "margin": 1.0,
+            "side": "train" if first == 0 else "prompt",
         }
-        for i in range(count)
+        for i in range(first, first + count)
     ]
+
+
+def completion_rows(
+    count: int = 24, *, first: int = 0, flipped: bool = False
+) -> list[dict[str, object]]:
+    """Answers to imitate, all of one kind."""
+    return [
+        {
+            "feedback_id": f"feedback-{i}",
+            "prompt": _prompt(i),
+            "completion": f"{BAD if flipped else GOOD} {i}",
+            "weight": 1.0,
+        }
+        for i in range(first, first + count)
+    ]
+
+
+def label_rows(
+    count: int = 24, *, first: int = 0, flipped: bool = False
+) -> list[dict[str, object]]:
+    """Answers of which one in three was liked: always the same kind."""
+    return [
+        {
+            "feedback_id": f"feedback-{i}",
+            "prompt": _prompt(i),
+            "completion": f"{GOOD if i % 3 == 0 else BAD} {i}",
+            "label": (i % 3 == 0) != flipped,
+        }
+        for i in range(first, first + count)
+    ]
+
+
+def _prompt(i: int) -> str:
+    return json.dumps([{"role": "user", "content": f"question {i}"}])
 
 
 def write_run(

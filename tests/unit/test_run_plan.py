@@ -51,7 +51,7 @@ def test_a_plan_survives_the_disk(tmp_path: Path) -> None:
         {"hyperparameters": {"loss": "ipo", "label_smoothing": 0.1}},
         {"method": "sft", "hyperparameters": {"beta": 0.1}},
         {"method": "sft", "hyperparameters": DpoHyperparameters()},
-        {"method": "kto", "hyperparameters": {"batch_size": 1}},
+        {"method": "kto", "hyperparameters": {"undesirable_weight": 0}},
         {"method": "rloo"},
         {"parent_adapter": "adapters/v1", "hyperparameters": {"adaptation": "full"}},
     ],

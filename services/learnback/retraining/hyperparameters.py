@@ -119,8 +119,8 @@ class KtoHyperparameters(Hyperparameters):
     undesirable_weight: PositiveFloat | None = None
     """Weight of a disliked answer's loss."""
     batch_size: int = Field(default=8, ge=2)
-    """Rows per forward pass, in all processes together; the distance from the reference is
-    estimated on each batch with its answers moved on by one prompt, so a process needs two.
+    """Rows per forward pass, in all processes together; each process needs two, since the distance
+    from the reference is estimated on the batch.
     """
 
 

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 CURVES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Loss", "nats", ("loss",)),
     ("Reward", "reward", ("reward", "reward_margin", "chosen_reward", "rejected_reward")),
-    ("Accuracy", "share", ("reward_accuracy", "token_accuracy")),
-    ("Log-probability of answers", "nats", ("chosen_log_probability", "rejected_log_probability")),
+    ("Accuracy", "share", ("reward_accuracy",)),
+    (
+        "Log-probability of answers",
+        "nats",
+        ("answer_log_probability", "chosen_log_probability", "rejected_log_probability"),
+    ),
     ("KL from the reference", "nats per token", ("distance_from_reference", "kl")),
     (
         "Length of answers",

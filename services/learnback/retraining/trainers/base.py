@@ -94,13 +94,21 @@ class OwnRows:
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none."""
 
-    def watch(self: Any, metrics: Mapping[str, float | torch.Tensor]) -> None:
-        """Note metrics of a batch, under the Trainer's names."""
-        values = torch.tensor([float(value) for value in metrics.values()])
+    def watch(self: Any, metrics: Mapping[str, torch.Tensor]) -> None:
+        """Note metrics of a batch, under the Trainer's names: for each the values, (rows,), of the
+        rows that have one.
+        """
+        found = torch.stack(
+            [
+                torch.stack([v.detach().sum().float(), v.new_tensor(len(v))])
+                for v in metrics.values()
+            ]
+        )
         if self.accelerator.num_processes > 1:
-            values = self.accelerator.reduce(values.to(self.accelerator.device), "mean").cpu()
-        for name, value in zip(metrics, values.tolist(), strict=True):
-            self._metrics["train"][name].append(value)
+            found = self.accelerator.reduce(found, "sum")
+        for name, (total, count) in zip(metrics, found.tolist(), strict=True):
+            if count:
+                self._metrics["train"][name].append(total / count)
 
     def mean_over_processes(self: Any, value: torch.Tensor) -> torch.Tensor:
         """What a sum over a batch is divided by, so that all processes together weigh every row

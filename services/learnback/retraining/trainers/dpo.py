@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch.nn.functional import logsigmoid
 from transformers import set_seed
 from trl import DPOConfig, DPOTrainer
 
@@ -38,6 +37,7 @@ from learnback.retraining.trainers.loading import (
     load_tokenizer,
     reference,
 )
+from learnback.retraining.trainers.losses import preference_loss
 from learnback.retraining.trainers.rows import PairRow
 
 METRICS = {
@@ -116,44 +116,6 @@ def train(
         rows_skipped=skipped,
     )
     return fitting.run(trainer, METRICS, trainer.ref_model)
-
-
-def preference_loss(
-    trained: torch.Tensor,
-    untrained: torch.Tensor,
-    mask: torch.Tensor,
-    *,
-    kind: str,
-    beta: float,
-    label_smoothing: float = 0.0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """DPO (arXiv:2305.18290, eq. 7; smoothed as in arXiv:2309.02549, eq. 3), or IPO.
-
-    IPO is (h - 1 / (2 beta))^2 with h the log-ratio of the pair (arXiv:2310.12036, eq. 17), here
-    each answer's mean over its tokens, as its authors ran it and TRL has it: of a sum, a long
-    answer would reach the target by a trifle per token. All tensors are (2 * pairs, positions),
-    chosen rows first. Returns the loss, (), and the batch's metrics.
-    """
-    chosen, rejected = trained.sum(1).chunk(2)  # (pairs,)
-    ratio_chosen, ratio_rejected = (trained - untrained).sum(1).chunk(2)
-    margin = beta * (ratio_chosen - ratio_rejected)
-    lengths = mask.sum(1).clamp(min=1)
-    if kind == "ipo":
-        mean_chosen, mean_rejected = ((trained - untrained).sum(1) / lengths).chunk(2)
-        losses = (mean_chosen - mean_rejected - 1 / (2 * beta)) ** 2
-    else:
-        right, wrong = logsigmoid(margin), logsigmoid(-margin)
-        losses = -(1 - label_smoothing) * right - label_smoothing * wrong
-    tokens_chosen, tokens_rejected = lengths.float().chunk(2)
-    metrics = {
-        "rewards/accuracies": (margin > 0).float().mean(),
-        "rewards/margins": margin.mean(),
-        "logps/chosen": chosen.mean(),
-        "logps/rejected": rejected.mean(),
-        "lengths/chosen": tokens_chosen.mean(),
-        "lengths/rejected": tokens_rejected.mean(),
-    }
-    return losses.mean(), metrics
 
 
 def both_answers(row: PairRow) -> list[Answer]:
