@@ -116,7 +116,7 @@ class RunPlan(BaseModel):
     dataset: Path
     """A directory with train.parquet, and held_out.parquet where something is measured on it."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    hyperparameters: SerializeAsAny[Hyperparameters] = Field(default={}, validate_default=True)  # type: ignore[assignment]
+    hyperparameters: SerializeAsAny[Hyperparameters] = Field(default={}, validate_default=True)
     """Of the class that belongs to the method."""
 
     @field_validator("hyperparameters", mode="before")
