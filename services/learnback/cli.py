@@ -26,6 +26,9 @@ PROCESSES = {
     "operator": ("learnback.operator.app", "Show releases as Kubernetes objects."),
 }
 
+SCOPES = ["infer", "feedback", "release", "train", "admin"]
+"""As in contracts.models.Scope, which takes too long to import here; a test compares."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="learnback")
@@ -184,7 +187,7 @@ def keys() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["infer", "feedback", "admin"]),
+    type=click.Choice(SCOPES),
     default=("infer", "feedback"),
     show_default=True,
 )
@@ -211,7 +214,7 @@ def create_key(home: Path | None, as_json: bool, **options: Any) -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["infer", "feedback", "admin"]),
+    type=click.Choice(SCOPES),
     default=("infer", "feedback"),
     show_default=True,
 )
