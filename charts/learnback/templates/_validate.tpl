@@ -86,6 +86,9 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- if and (ne $inference.autoscaling.by "none") (not (kindIs "invalid" $inference.replicas)) }}
 - inference.replicas would fight inference.autoscaling: remove it.
 {{- end }}
+{{- if and (ne $inference.autoscaling.by "none") (eq $inference.engine "external") }}
+- inference.autoscaling scales engines by their waiting requests, but inference.engine=external runs proxies: scale the engines where they run, and set inference.replicas.
+{{- end }}
 {{- if and (eq $inference.autoscaling.by "keda") (not $inference.autoscaling.prometheusUrl) }}
 - inference.autoscaling.by=keda asks Prometheus: set inference.autoscaling.prometheusUrl.
 {{- end }}
