@@ -223,7 +223,7 @@ def _failures(root: str) -> tuple[type[Exception], ...]:
     """What a store's client raises: that of S3 lets errors of the library below it through."""
     if not root.startswith("s3://"):
         return (OSError,)
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
     return (OSError, BotoCoreError)
 
