@@ -147,14 +147,15 @@ def status(home: Path | None, as_json: bool) -> None:
 
 @_operator()
 @click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS")
-def migrate(home: Path | None, as_json: bool, wait_s: float) -> None:
+@click.option("--take-streams", is_flag=True, help="Also if they belong to another ledger.")
+def migrate(home: Path | None, as_json: bool, wait_s: float, take_streams: bool) -> None:
     """Bring the ledger and the streams to this version. Safe to repeat.
 
     With --wait a database or a Redis that is away is waited for.
     """
     from learnback.local.operations import run_migrate
 
-    run_migrate(home, as_json, wait_s)
+    run_migrate(home, as_json, wait_s, take_streams)
 
 
 @main.command()

@@ -60,6 +60,7 @@ def test_keda_finds_valkey_from_its_own_namespace_with_the_password() -> None:
     for trigger in triggers("keda", "reward"):
         assert trigger["metadata"]["address"] == f"{service['metadata']['name']}.loop:6379"
         assert trigger["metadata"]["enableTLS"] == "false"
+        assert trigger["metadata"]["databaseIndex"] == "0"
         (authentication,) = of_kind(found, "TriggerAuthentication")
         assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
     (target,) = authentication["spec"]["secretTargetRef"]
@@ -74,6 +75,7 @@ def test_keda_finds_a_redis_of_yours() -> None:
     for trigger in triggers("keda-external-redis", "feedback"):
         assert trigger["metadata"]["address"] == "redis.example.com:6380"
         assert trigger["metadata"]["enableTLS"] == "true"
+        assert trigger["metadata"]["databaseIndex"] == "2"
 
 
 def test_a_redis_without_a_password_needs_no_authentication() -> None:
