@@ -1,0 +1,294 @@
+"""What a real Kubernetes API server says to the chart, the launcher and the operator: no nodes.
+
+`helm install` without hooks and without waiting: no container ever has to run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from copy import deepcopy
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import kopf
+import pytest
+from tests.chart.rendering import CHART, component, helm, objects, pods, scenarios, values_file
+from tests.conftest import wait_until
+from tests.e2e.cluster.kube import RELEASE, Kube
+from tests.integration.test_release_api import GOOD, NEWER, an_app
+from tests.release_world import BASE, World, a_world
+
+from learnback.core.kubernetes import Cluster
+from learnback.operator.app import create_app
+from learnback.operator.releases import Releases
+from learnback.operator.settings import OperatorSettings
+from learnback.retraining.kubernetes_launcher import KubernetesLauncher
+from learnback.retraining.launcher import Vital
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("cluster")]
+Object = dict[str, Any]
+
+OF_THE_CLUSTER = ("runtimeClassName", "priorityClassName")
+"""What a pod names that the cluster's owner must have made; the tests leave it out."""
+ADD_ONS = {
+    *("HTTPRoute", "InferencePool", "PodMonitor", "PrometheusRule"),
+    *("ScaledObject", "TriggerAuthentication"),
+}
+"""Kinds of add-ons: they are left out where the cluster does not know them."""
+
+
+@pytest.fixture(scope="module")
+def installed(api: Kube) -> Kube:
+    """The chart with the operator, as objects: its hooks would need nodes."""
+    api.install("--set", "operator.enabled=true")
+    return api
+
+
+def as_list(found: list[Object]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": found})
+
+
+def rendered(kube: Kube, scenario: str) -> list[Object]:
+    """A scenario as this cluster would get it, without kinds that it does not know."""
+    version = json.loads(kube.kubectl("get", "--raw", "/version"))
+    kube_version = f"{version['major']}.{version['minor'].rstrip('+')}"
+    text = helm(
+        *("template", "demo", str(CHART), "--namespace", kube.namespace),
+        *("--values", str(values_file(scenario)), "--kube-version", kube_version),
+    )
+    groups = {g["name"] for g in json.loads(kube.kubectl("get", "--raw", "/apis"))["groups"]}
+    found = objects(text)
+    unknown = [o for o in found if "/" in o["apiVersion"] and _group(o) not in groups]
+    assert {o["kind"] for o in unknown} <= ADD_ONS
+    return [o for o in found if o not in unknown]
+
+
+def _group(found: Object) -> str:
+    return str(found["apiVersion"]).partition("/")[0]
+
+
+@pytest.mark.parametrize("scenario", scenarios())
+def test_the_server_takes_every_object_of_every_scenario(api: Kube, scenario: str) -> None:
+    found = [o for o in rendered(api, scenario) if o["kind"] != "Pod"]
+    said = api.kubectl(
+        *("apply", "--server-side", "--dry-run=server", "-o", "name", "-f", "-"),
+        text=as_list(found),
+    )
+    assert len(said.splitlines()) == len(found)
+
+
+@pytest.mark.parametrize("scenario", scenarios())
+def test_restricted_admission_lets_every_pod_in(api: Kube, scenario: str) -> None:
+    """As pods, since of their templates it only warns."""
+    made = [_as_pod(pod.labels, pod.spec, i) for i, pod in enumerate(pods(rendered(api, scenario)))]
+    for account in {pod["spec"].get("serviceAccountName", "default") for pod in made}:
+        api.kubectl("create", "serviceaccount", account, check=False)
+    api.kubectl("create", "--dry-run=server", "-f", "-", text=as_list(made))
+
+
+def _as_pod(labels: dict[str, str], spec: Object, number: int) -> Object:
+    """A pod from a template: its own name, and what a StatefulSet or a launcher would fill in."""
+    text = json.dumps({"metadata": {"labels": labels}, "spec": spec})
+    for variable, value in {"FOLDER": "/runs/x", "NAME": "run-x", "ID": "run_x"}.items():
+        text = text.replace(f"${{RUN_{variable}}}", value)
+    pod = {"apiVersion": "v1", "kind": "Pod", **json.loads(text)}
+    pod["metadata"]["name"] = f"pod-{number}"
+    inner = {"restartPolicy": "Always", "volumes": [], **pod["spec"]}
+    for field in OF_THE_CLUSTER:
+        inner.pop(field, None)
+    mounted = {m["name"] for c in inner["containers"] for m in c.get("volumeMounts", [])}
+    claims = mounted - {volume["name"] for volume in inner["volumes"]}
+    inner["volumes"] += [{"name": n, "persistentVolumeClaim": {"claimName": n}} for n in claims]
+    return pod | {"spec": inner}
+
+
+def test_the_namespace_enforces_what_the_pods_pass(api: Kube) -> None:
+    """Without this the test above could not fail."""
+    pod = next(iter(pods(rendered(api, "minimal"))))
+    made = _as_pod(pod.labels, deepcopy(pod.spec), 0)
+    made["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    said = api.refused("create", "--dry-run=server", "-f", "-", text=as_list([made]))
+    assert "violates PodSecurity" in said
+
+
+def test_an_upgrade_after_a_scale_from_outside_succeeds_and_leaves_it(installed: Kube) -> None:
+    """Helm applies server-side: with the field in the chart it would fail."""
+    for name in ("feedback", "inference"):
+        installed.kubectl("scale", f"deployment/{RELEASE}-{name}", "--replicas=3")
+    installed.install("--set", "operator.enabled=true", "--set", "logLevel=DEBUG")
+    for name in ("feedback", "inference"):
+        deployment = installed.get("deployment", f"{RELEASE}-{name}")
+        assert deployment["spec"]["replicas"] == 3
+        assert "DEBUG" in json.dumps(deployment["spec"]["template"])
+
+
+def test_an_upgrade_and_a_rollback_keep_what_was_generated(installed: Kube) -> None:
+    names = (f"{RELEASE}-api-keys", f"{RELEASE}-valkey")
+    before = [installed.get("secret", name)["data"] for name in names]
+    installed.install("--set", "operator.enabled=true", "--set", "podAnnotations.again=yes")
+    installed.helm("rollback", RELEASE, "1", "--no-hooks")
+    assert [installed.get("secret", name)["data"] for name in names] == before
+    deployment = installed.get("deployment", f"{RELEASE}-feedback")
+    assert "again" not in deployment["spec"]["template"]["metadata"]["annotations"]
+
+
+def test_what_was_applied_is_what_the_chart_says(installed: Kube) -> None:
+    """The server drops no field of ours: applying the same again changes nothing."""
+    text = installed.helm("get", "manifest", RELEASE)
+    found = objects(text)
+    before = {(o["kind"], o["metadata"]["name"]): _generation(installed, o) for o in found}
+    installed.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", text=as_list(found))
+    assert {(o["kind"], o["metadata"]["name"]): _generation(installed, o) for o in found} == before
+    assert {component(o) for o in found if o["kind"] == "Deployment"} >= {"inference", "operator"}
+
+
+def _generation(kube: Kube, found: Object) -> int:
+    return int(kube.get(found["kind"], found["metadata"]["name"])["metadata"].get("generation", 0))
+
+
+MAY = {
+    "retraining": {"create jobs.batch", "get jobs.batch", "delete jobs.batch", "list pods"},
+    "operator": {
+        *(f"{verb} modelreleases.learnback.dev" for verb in ("get", "list", "watch", "create")),
+        *("patch modelreleases.learnback.dev --subresource=status",),
+    },
+}
+MAY_NOT = {
+    *(
+        "list secrets",
+        "get secrets",
+        "create pods",
+        "delete pods",
+        "create pods --subresource=exec",
+    ),
+    *("list jobs.batch", "patch deployments.apps", "create roles.rbac.authorization.k8s.io"),
+    *("delete modelreleases.learnback.dev", "list nodes"),
+}
+
+
+@pytest.mark.parametrize("process", MAY)
+def test_an_account_may_do_its_work_and_nothing_else(installed: Kube, process: str) -> None:
+    account = f"system:serviceaccount:{installed.namespace}:{RELEASE}-{process}"
+
+    def may(what: str) -> bool:
+        command = ("auth", "can-i", *what.split(), f"--as={account}")
+        return installed.kubectl(*command, check=False).strip() == "yes"
+
+    assert {what for what in MAY[process] | MAY_NOT if may(what)} == MAY[process]
+
+
+async def test_the_launcher_makes_and_removes_a_job_under_its_own_role(
+    installed: Kube, tmp_path: Path
+) -> None:
+    template = installed.get("configmap", f"{RELEASE}-training")["data"]["job.json"]
+    (tmp_path / "job.json").write_text(template)
+    folder = tmp_path / "run_01ab"
+    folder.mkdir()
+    cluster = _as_account(installed, "retraining", tmp_path)
+    launcher = KubernetesLauncher(cluster, tmp_path / "job.json")
+    try:
+        await launcher.start(folder)
+        await launcher.start(folder)
+        assert (await launcher.status(folder)).vital is Vital.ALIVE
+        job = installed.get("job", "run-01ab")
+        assert job["spec"]["podReplacementPolicy"] == "Failed"
+        assert {r["action"] for r in job["spec"]["podFailurePolicy"]["rules"]} == {
+            "Ignore",
+            "FailJob",
+        }
+        await launcher.stop(folder, grace_s=1)
+        gone = installed.kubectl("get", "job", "run-01ab", "-o", "json", check=False)
+        assert not gone or json.loads(gone)["metadata"]["deletionTimestamp"]
+    finally:
+        await cluster.close()
+
+
+def _as_account(kube: Kube, process: str, folder: Path) -> Cluster:
+    """Our client with a token of the process's own service account."""
+    (folder / f"{process}-token").write_text(kube.token(f"{RELEASE}-{process}"))
+    return Cluster(
+        kube.server["server"],
+        kube.namespace,
+        token=folder / f"{process}-token",
+        verify=kube.trust(),
+    )
+
+
+def release_object(version: str, **spec: Any) -> Object:
+    return {
+        "apiVersion": "learnback.dev/v1alpha1",
+        "kind": "ModelRelease",
+        "metadata": {"name": "mine"},
+        "spec": {"version": version, **spec},
+    }
+
+
+@pytest.fixture
+def no_releases(installed: Kube) -> Iterator[Kube]:
+    installed.kubectl("delete", "modelreleases", "--all")
+    yield installed
+    installed.kubectl("delete", "modelreleases", "--all")
+
+
+def test_the_servers_cel_keeps_a_release_with_its_version_and_a_no_final(no_releases: Kube) -> None:
+    kube = no_releases
+    kube.apply(release_object("v1"))
+    patch = partial(kube.refused, "patch", "modelrelease", "mine", "--type=merge", "-p")
+    assert "stays with its version" in patch('{"spec": {"version": "v2"}}')
+    assert "a no needs a reason" in patch('{"spec": {"approval": {"approved": false}}}')
+    no = '{"spec": {"approval": {"approved": false, "reason": "it swears"}}}'
+    kube.kubectl("patch", "modelrelease", "mine", "--type=merge", "-p", no)
+    assert "a no is for good" in patch('{"spec": {"approval": {"approved": true}}}')
+    assert "a no is for good" in patch('{"spec": {"approval": null}}')
+    bad = release_object("../x") | {"metadata": {"name": "bad"}}
+    assert "spec.version" in kube.refused("create", "-f", "-", text=json.dumps(bad))
+
+
+@pytest.fixture
+async def world(sqlite_database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(sqlite_database, redis, tmp_path) as world:
+        await world.prepare()
+        yield world
+
+
+async def test_the_operator_mirrors_versions_and_reacts_to_an_edit(
+    no_releases: Kube, world: World, tmp_path: Path
+) -> None:
+    """Under its own Role; with an hour between looks only kopf's watch can tell it of the edit."""
+    kube = no_releases
+    await world.candidate(GOOD)
+    cluster = _as_account(kube, "operator", tmp_path)
+    login = kopf.ConnectionInfo(
+        server=kube.server["server"],
+        insecure=kube.server.get("insecure-skip-tls-verify", False),
+        ca_data=kube.server.get("certificate-authority-data"),
+        scheme="Bearer",
+        token=kube.token(f"{RELEASE}-operator"),
+    )
+    transport = httpx.ASGITransport(an_app(world))
+    async with httpx.AsyncClient(transport=transport, base_url="http://release") as http:
+        app = create_app(
+            OperatorSettings(poll=timedelta(hours=1)),
+            cluster=cluster,
+            releases=Releases(http),
+            login=lambda: login,
+            close=[cluster.close],
+        )
+        async with app.router.lifespan_context(app):
+            await wait_until(lambda: len(kube.all("modelreleases")) == 2, "all are mirrored")
+            kube.apply(release_object(NEWER))
+
+            def answered() -> bool:
+                status = kube.get("modelrelease", "mine").get("status", {})
+                return "False" in {c["status"] for c in status.get("conditions", [])}
+
+            await wait_until(answered, "the new object has its status")
+    table = kube.kubectl("get", "modelreleases")
+    assert table.split()[:7] == ["NAME", "VERSION", "TRACK", "WEIGHT", "PHASE", "VERDICT", "AGE"]
+    (stable,) = [line for line in table.splitlines() if BASE in line]
+    assert "stable" in stable
+    assert "100%" in stable
