@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import re
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from copy import deepcopy
 from datetime import timedelta
@@ -20,9 +24,12 @@ from tests.chart.rendering import CHART, component, helm, objects, pods, scenari
 from tests.conftest import wait_until
 from tests.e2e.cluster.kube import RELEASE, Kube
 from tests.integration.test_release_api import GOOD, NEWER, an_app
+from tests.kubernetes_tools import tool
 from tests.release_world import BASE, World, a_world
+from tests.rendered import ROOT
 
 from learnback.core.kubernetes import Cluster
+from learnback.ledger.keys import KEY_SHAPE
 from learnback.operator.app import create_app
 from learnback.operator.releases import Releases
 from learnback.operator.settings import OperatorSettings
@@ -31,6 +38,7 @@ from learnback.retraining.launcher import Vital
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("cluster")]
 Object = dict[str, Any]
+OPERATING = ROOT / "docs" / "operating.md"
 
 OF_THE_CLUSTER = ("runtimeClassName", "priorityClassName")
 """What a pod names that the cluster's owner must have made; the tests leave it out."""
@@ -292,3 +300,49 @@ async def test_the_operator_mirrors_versions_and_reacts_to_an_edit(
     (stable,) = [line for line in table.splitlines() if BASE in line]
     assert "stable" in stable
     assert "100%" in stable
+
+
+OF_NODES = re.compile(
+    r"^(\$V|helm (test|diff)|kubectl .* (exec|rollout status) |pg_|python|sqlite3|V=)"
+)
+"""Lines of docs/operating.md that need pods, a plugin or a database."""
+
+
+def documented() -> list[str]:
+    """The lines of its code blocks that an API server alone can answer, in their order."""
+    blocks = re.findall(r"^```\n(.*?)^```", OPERATING.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    wanted = re.compile(r"^(helm|kubectl|KEY=)")
+    return [line for line in lines if wanted.match(line) and not OF_NODES.match(line)]
+
+
+def test_the_commands_of_operating_do_what_they_say(api: Kube, tmp_path: Path) -> None:
+    """In one shell and in their order, in a namespace of ours; hooks would need nodes."""
+    names = [f"{api.namespace}-{name}" for name in ("learnback", "llama", "qwen")]
+    (tmp_path / "values.yaml").write_text("operator: {enabled: true}\n")
+    lines = ["set -eux"]
+    for line in documented():
+        for name in ("learnback", "llama", "qwen"):
+            line = re.sub(rf"(-n|--namespace) {name}\b", rf"\1 {api.namespace}-{name}", line)
+        hooks = " --no-hooks" if re.match(r"helm (install|upgrade|uninstall)", line) else ""
+        lines.append(line.replace("charts/learnback", str(CHART)) + hooks)
+    assert len(lines) > 8
+    path = f"{tool('helm').parent}:{tool('kubectl').parent}:{os.environ['PATH']}"
+    try:
+        done = subprocess.run(
+            ["bash", "-c", "\n".join(lines)],
+            cwd=tmp_path,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        secret = Kube(names[0]).get("secret", "learnback-api-keys")
+        given = re.findall(r"^\+ KEY=(lb_\w+)", done.stderr, re.MULTILINE)
+        assert [base64.b64decode(secret["data"]["release"]).decode()] == given
+        assert KEY_SHAPE.fullmatch(given[0])
+        assert Kube(names[2]).get("deployment", "qwen-learnback-inference")
+    finally:
+        for name in names:
+            api.kubectl("delete", "namespace", name, "--wait=false", check=False)
