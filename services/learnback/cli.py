@@ -307,6 +307,15 @@ def rollback(home: Path | None, as_json: bool, to: str | None, reason: str) -> N
     run_rollback(home, as_json, to, reason)
 
 
+@_operator()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def gc(home: Path | None, as_json: bool, dry_run: bool) -> None:
+    """Remove files of versions that nobody needs (LEARNBACK_RETENTION_*); history stays."""
+    from learnback.local.garbage import run_gc
+
+    run_gc(home, as_json, dry_run)
+
+
 @main.group(invoke_without_command=True)
 @click.option("--at", default=None, help="What answered people then (2026-11-23T12:00:00Z).")
 @click.option("--home", type=click.Path(path_type=Path), default=None, help="Folder to look in.")

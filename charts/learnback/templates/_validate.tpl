@@ -123,7 +123,7 @@ Refuses combinations of values that can't work, and says the way out. All that i
 
 {{/* A setting that a value of the chart sets would be there twice. */}}
 {{- define "learnback.validate.keys" -}}
-{{- $set := dict "inference" (list "host" "port" "public_name" "spool_bytes" "drain" "engine_urls" "engine_key" "engine_args") "feedback" (list "host" "port") "reward" (list "host" "port") "retraining" (list "host" "port") "release" (list "host" "port" "inference_url" "api_key" "policy") -}}
+{{- $set := dict "inference" (list "host" "port" "public_name" "spool_bytes" "drain" "engine_urls" "engine_key" "engine_args") "feedback" (list "host" "port") "reward" (list "host" "port") "retraining" (list "host" "port") "release" (list "host" "port" "inference_url" "api_key" "policy") "operator" (list "host" "port" "release_url" "api_key") -}}
 {{- range $process, $names := $set -}}
 {{- range $names -}}
 {{- if hasKey (index $.Values $process).settings . }}

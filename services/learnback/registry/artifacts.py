@@ -101,13 +101,20 @@ class ArtifactStore:
             return self._whole(name)
 
     def delete(self, name: str) -> None:
-        """Remove an artifact; only after every replica has unloaded it."""
+        """Remove an artifact; only after every replica has unloaded it.
+
+        Half an artifact never looks whole: if this dies half-way, it is one that was abandoned.
+        """
         target = self._path(name)
-        with self._reached():
-            if self._whole(name):  # the marker first: half an artifact must not look whole
-                self.filesystem.rm_file(f"{target}/{MARKER}")
-            if self.filesystem.exists(target):
-                self.filesystem.rm(target, recursive=True)
+        try:
+            with self._reached():
+                if self._whole(name):
+                    self._write(f"{target}/{UPLOADING}", "")
+                    self.filesystem.rm_file(f"{target}/{MARKER}")
+                if self.filesystem.exists(target):
+                    self.filesystem.rm(target, recursive=True)
+        except FileNotFoundError as error:
+            raise Unavailable(f"{name!r} changed while it was removed; try again.") from error
 
     def names(self) -> list[str]:
         """The artifacts that are complete."""
