@@ -72,7 +72,7 @@ def at_least(heads: int, tosses: int) -> float:
     """The chance of at least so many heads of a fair coin: the sign test, exact."""
     if heads <= 0:
         return 1.0
-    return sum(math.comb(tosses, k) for k in range(heads, tosses + 1)) / 2**tosses
+    return sum(math.comb(tosses, k) for k in range(heads, tosses + 1)) / (1 << tosses)
 
 
 def outcome(candidate: float, stable: float, tolerance: float = 1e-9) -> float:
