@@ -282,6 +282,20 @@ def train(home: Path | None, as_json: bool, reason: str, seed: int | None, url: 
     run_train(home, as_json, reason, seed, url)
 
 
+@main.command("reward-engine", context_settings={"ignore_unknown_options": True})
+@click.option("--model", default=None, help="Folder or hub name (default: LEARNBACK_MODEL).")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8010, show_default=True, help="TCP port.")
+@click.option("--max-rank", default=16, show_default=True, help="Highest rank of an adapter.")
+@click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM_OPTIONS]...")
+@_errors_shown
+def reward_engine(model: str | None, host: str, port: int, max_rank: int, more: Any) -> None:
+    """Serve neural reward models with vLLM; LEARNBACK_REWARD_ENGINE_URL names it to `reward`."""
+    from learnback.reward.engine import run
+
+    run(model, host, port, max_rank, more)
+
+
 @_operator()
 @click.argument("version")
 @click.option("--reason", required=True, help="Kept in the history.")
