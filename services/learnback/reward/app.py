@@ -33,12 +33,16 @@ from learnback.models.pooling_reward import PoolingEngine
 from learnback.models.reward import RewardModels
 from learnback.registry.artifacts import ArtifactStore
 from learnback.reward import metrics, routes
+from learnback.reward.rescoring import Rescorer
 from learnback.reward.scorers.judge import JudgeScorer
 from learnback.reward.scorers.model import CurrentModel
 from learnback.reward.settings import RewardSettings
 from learnback.reward.worker import Worker
 
 log = logging.getLogger(__name__)
+
+RESCORE_EVERY = timedelta(seconds=2)
+"""Between two looks for wishes, which are an index lookup; a dataset waits for the answer."""
 
 Close = Callable[[], Awaitable[None]]
 
@@ -76,12 +80,17 @@ def create_app(
     async def looking() -> None:
         await _look_for_ever(look, settings.look_every)
 
+    rescorer = Rescorer(database, worker, current)
+
+    async def rescoring() -> None:
+        await rescorer.run_forever(RESCORE_EVERY)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await migrate(database)
         async with running(
             consumers=[completions, models_read],
-            loops=[looking],
+            loops=[looking, rescoring],
         ):
             yield
         for closing in close:

@@ -26,6 +26,9 @@ SCORING = Histogram(
 SKIPPED = Counter(
     "learnback_reward_skipped_completions_total", "Completions with nothing to score.", ["reason"]
 )
+RESCORED = Counter(
+    "learnback_reward_rescored_total", "Choices of old completions judged since somebody asked."
+)
 SWAPS = Counter("learnback_reward_model_swaps_total", "Times another reward model took over.")
 READY = Gauge("learnback_reward_model_ready", "1 if there is a learned reward model, else 0.")
 REFUSED = Gauge(
