@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from learnback.local.default_model import NAME, cache_folder
 from learnback.models import smollm2
 from learnback.models.linear_reward import LinearRewardModel, Pair, fit
 from learnback.models.reward import Item, LinearModel, load
@@ -16,7 +17,6 @@ Contender = tuple[str, Callable[[list[Item]], Any]]
 
 SAME = 1e-4
 """The two must say the same, or they do not do the same work."""
-CACHE = Path.home() / ".cache" / "learnback" / "bench"
 
 
 def neural_pair(
@@ -27,7 +27,7 @@ def neural_pair(
 
     if threads:
         torch.set_num_threads(threads)
-    base = Path(model) if model else smollm2.prepare(CACHE / "smollm2-135m-instruct")
+    base = Path(model) if model else smollm2.prepare(cache_folder() / NAME)
     folder = _adapter(base, scratch / "reward")
     ours = load(folder)
     bare = Bare(base, folder, ours.base.batch_tokens)  # type: ignore[attr-defined]
