@@ -10,6 +10,7 @@ import pytest
 from tests.reward_models import bare_scores, make_neural
 from tests.tiny_model import tiny_model
 
+from learnback.models import reward_base
 from learnback.models.neural_reward import Bases
 from learnback.models.reward import Item, RewardModel, RewardModels, describe, load
 
@@ -146,6 +147,36 @@ def test_a_base_that_lies_elsewhere_here_is_found_by_its_digest(
     description = describe(folders[0]).model_copy(update={"base_model": "/where/it/was/trained"})
     model = Bases().open(folders[0], description, base=str(tiny_model))
     assert model.score_batch(ITEMS[:1])[0].score is not None
+
+
+def test_a_model_of_whole_weights_scores_too(
+    folders: list[Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    merged = PeftModel.from_pretrained(base, folders[0]).merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    (tmp_path / "reward.json").write_bytes((folders[0] / "reward.json").read_bytes())
+    expected = scores(load(folders[0]), ITEMS)
+    assert scores(load(tmp_path), ITEMS) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_base_for_the_engine_has_the_same_weights_and_a_head_of_zeros(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    made = AutoModelForSequenceClassification.from_pretrained(
+        reward_base.prepare(tiny_model, tmp_path / "base")
+    )
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert made.score.weight.shape == (1, 64)
+    assert not made.score.weight.any()
+    theirs = base.model.state_dict()
+    assert all(weight.equal(theirs[name]) for name, weight in made.model.state_dict().items())
 
 
 def test_a_model_that_nobody_holds_leaves_memory(folders: list[Path]) -> None:

@@ -21,11 +21,13 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from learnback.models.plain_text import NotPlainText, plain_messages, plain_text
-from learnback.models.reward import Item, NeuralDescription, Scored
+from learnback.models.reward import Item, NeuralDescription, Scored, is_adapter
 from learnback.registry.artifacts import digest_model
 
 CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
 """Padded tokens in one forward pass: more gains no speed, and takes memory from others."""
+WHOLE = ""
+"""The adapter of a model that has none: its head is trained, and all its weights may be."""
 
 
 class NeuralModel:
@@ -61,6 +63,7 @@ class SharedBase:
     """A base model in memory, with the adapters that it carries."""
 
     def __init__(self, path: str) -> None:
+        """Blocks while it loads. Raises OSError, ValueError or RuntimeError if it can't be."""
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         on_gpu = self.device == "cuda"
         self.batch_tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
@@ -143,7 +146,7 @@ class SharedBase:
         inputs = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
         with self._lock, torch.inference_mode():  # one at a time: the adapter is the model's state
             self._sweep()
-            if self.model.active_adapter != adapter:
+            if adapter != WHOLE and self.model.active_adapter != adapter:
                 self.model.set_adapter(adapter)
             logits = self.model(**inputs, use_cache=False).logits  # (batch, 1)
         return [float(logit) for logit in logits[:, 0].float().cpu()]
@@ -163,7 +166,12 @@ class Bases:
         self._lock = threading.Lock()
 
     def open(self, folder: Path, description: NeuralDescription, base: str = "") -> NeuralModel:
-        """The model in `folder`. Raises ValueError if it, or its base, is not what it should be."""
+        """The model in `folder`: an adapter, or all weights, which then share nothing.
+
+        Raises ValueError if it, or its base, is not what it should be.
+        """
+        if not is_adapter(folder):
+            return NeuralModel(_load_whole(str(folder)), WHOLE, description)
         _check_adapter(folder)
         with self._lock:
             shared = self._bases.get(description.base_digest)
@@ -189,14 +197,18 @@ def _check_adapter(folder: Path) -> None:
         raise ValueError(f"the adapter in {folder.name} has no score head")
 
 
+def _load_whole(path: str) -> SharedBase:
+    try:
+        return SharedBase(path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} can't be loaded: {error}") from error
+
+
 def _load_base(description: NeuralDescription, base: str) -> SharedBase:
     """The trainer's base model, from where the trainer had it or from `base`, digest checked."""
     for path in dict.fromkeys((description.base_model, base)):
         if path and digest_model(path) == description.base_digest:
-            try:
-                return SharedBase(path)
-            except (OSError, ValueError, RuntimeError) as error:
-                raise ValueError(f"its base model {path} can't be loaded: {error}") from error
+            return _load_whole(path)
     looked = " or ".join(filter(None, (description.base_model, base)))
     raise ValueError(
         f"its base model (digest {description.base_digest[:12]}) is not at {looked}: "

@@ -1,8 +1,9 @@
 """Reward models of either kind: a batch of answers in, a score or an error for each out.
 
 A folder holds a linear model (linear_reward.py) or a neural one: a PEFT adapter with a score head
-on a base model, and what `NeuralDescription` says of it. Neural ones run in a vLLM pooling engine
-where there is one (pooling_reward.py), else in this process (neural_reward.py).
+on a base model, or all weights, and what `NeuralDescription` says of it. Adapters run in a vLLM
+pooling engine where there is one (pooling_reward.py); else, and all weights always, a neural model
+runs in this process (neural_reward.py).
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class RewardModels:
         if kind_of(folder) == "linear":
             return LinearModel(linear_reward.load(folder))
         description = describe(folder)
-        if self.engine is not None:
+        if self.engine is not None and is_adapter(folder):
             return self.engine.open(name, folder, description)
         missing = [m for m in ("torch", "transformers", "peft") if not importlib.util.find_spec(m)]
         if missing:
@@ -161,6 +162,11 @@ def kind_of(folder: Path) -> Kind:
         return "neural" if said.get("kind") == "neural" else "linear"
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"no reward model in {folder.name}: {error}") from error
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a neural model is an adapter; else the folder holds all its weights."""
+    return (folder / "adapter_config.json").is_file() or not (folder / "config.json").is_file()
 
 
 def describe(folder: Path) -> NeuralDescription:

@@ -30,13 +30,13 @@ def prepare(base: Path, target: Path) -> Path:
     if (target / "config.json").is_file():
         return target
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    index = _index(base)
+    headed, index = _with_head(config), _index(base)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     partial.mkdir(parents=True, exist_ok=True)
     for file in base.iterdir():
         if file.is_file() and file.name not in {"config.json", INDEX_FILE}:
             (partial / file.name).symlink_to(file.resolve())
-    (partial / "config.json").write_text(json.dumps(_with_head(config), indent=2))
+    (partial / "config.json").write_text(json.dumps(headed, indent=2))
     (partial / HEAD_FILE).write_bytes(_zeros(_hidden_size(config)))
     (partial / INDEX_FILE).write_text(json.dumps(index))
     _publish(partial, target)
