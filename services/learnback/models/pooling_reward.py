@@ -21,8 +21,9 @@ from typing import Any, Literal
 import httpx
 
 from learnback.core.errors import Unavailable
+from learnback.core.settings import CommonSettings
 from learnback.models.plain_text import NotPlainText, plain_messages, plain_text
-from learnback.models.reward import Item, NeuralDescription, Scored
+from learnback.models.reward import Item, NeuralDescription, RewardModels, Scored
 from learnback.registry.store import version_name
 
 ATTEMPTS = 3
@@ -173,6 +174,13 @@ class PooledModel:
         except (ValueError, LookupError, TypeError) as error:
             return Scored(None, f"the engine's answer has another shape: {error}")
         return self.description.calibrated(float(logit), tokens)
+
+
+def models_of(common: CommonSettings, *, concurrency: int = CONCURRENCY) -> RewardModels:
+    """What opens reward models in a process with these settings; `close` it at the end."""
+    url = common.reward_engine_url
+    engine = PoolingEngine(url, concurrency=concurrency) if url else None
+    return RewardModels(base=common.model, engine=engine)
 
 
 def engine_name(base: str, digest: str) -> str:

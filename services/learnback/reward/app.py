@@ -29,7 +29,7 @@ from learnback.ledger.database import Database
 from learnback.ledger.keys import KeyRing
 from learnback.ledger.migrate import migrate
 from learnback.models.judge import Judge, read_rubric
-from learnback.models.pooling_reward import PoolingEngine
+from learnback.models.pooling_reward import models_of
 from learnback.models.reward import RewardModels
 from learnback.registry.artifacts import ArtifactStore
 from learnback.reward import metrics, routes
@@ -60,7 +60,7 @@ def create_app(
     """The app with its workers, which run while its lifespan does; `close` runs at its end."""
     artifacts = ArtifactStore(common.artifact_root)
     cache = common.home / "cache" / "reward"
-    current = CurrentModel(database, artifacts, cache, models or RewardModels(base=common.model))
+    current = CurrentModel(database, artifacts, cache, models or models_of(common))
     worker = Worker(redis, current, judge=judge, judge_share=settings.judge_share)
 
     name = f"{socket.gethostname()}-{os.getpid()}"
@@ -136,20 +136,13 @@ def _judge(settings: RewardSettings) -> tuple[JudgeScorer | None, list[Close]]:
     return JudgeScorer(judge), [client.aclose]
 
 
-def _models(settings: RewardSettings, common: CommonSettings) -> RewardModels:
-    if not settings.engine_url:
-        return RewardModels(base=common.model)
-    engine = PoolingEngine(settings.engine_url, concurrency=settings.engine_concurrency)
-    return RewardModels(base=common.model, engine=engine)
-
-
 def main() -> None:
     """Run the process with settings from the environment."""
     settings, common = RewardSettings(), CommonSettings()
     configure("reward", level=common.log_level, format=common.log_format)
     database = Database(common.ledger_url)
     redis = redis_clients.connect(common.redis_url)
-    models = _models(settings, common)
+    models = models_of(common, concurrency=settings.engine_concurrency)
     judge, close_judge = _judge(settings)
 
     async def close_models() -> None:

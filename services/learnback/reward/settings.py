@@ -28,11 +28,8 @@ class RewardSettings(Settings):
     """Longest body of a request, in bytes."""
     body_timeout: timedelta = timedelta(seconds=10)
     """Longest time for a body to arrive."""
-    engine_url: str = ""
-    """Of a vLLM pooling engine (`learnback reward-engine`) for neural reward models; empty: they
-    run in this process, if torch is installed."""
     engine_concurrency: int = Field(default=32, ge=1)
-    """Answers that the engine is asked about at once."""
+    """Answers that the engine of neural reward models is asked about at once."""
     judge_url: str = ""
     """Of a server with the OpenAI API whose model is asked as a judge; empty: no judge."""
     judge_model: str = ""
