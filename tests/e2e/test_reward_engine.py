@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 START_S = 300.0
 STOP_S = 60.0
 WORDS = "the quick brown fox jumps over the lazy dog"
+NEAR = 1e-3
+"""In float32; random adapters are larger than trained ones, and so are their rounding errors."""
 ITEMS: list[Item] = [
     (({"role": "user", "content": f"question {n % 4}"},), " ".join([WORDS] * (1 + n % 3)) + str(n))
     for n in range(24)
@@ -79,15 +81,15 @@ def test_the_engine_scores_each_model_as_transformers_does_also_after_a_swap(
     models = RewardModels(engine=engine)
     first, second = (models.open(folder.name, folder) for folder in folders[:2])
     for model, there in ((first, expected[0]), (second, expected[1]), (first, expected[0])):
-        assert [s.score for s in model.score_batch(ITEMS)] == pytest.approx(there, abs=1e-4)
-    assert expected[0] != pytest.approx(expected[1], abs=1e-2), "they must differ to tell anything"
+        assert [s.score for s in model.score_batch(ITEMS)] == pytest.approx(there, abs=NEAR)
+    assert expected[0] != pytest.approx(expected[1], abs=0.1), "they must differ to tell anything"
     del first, model
     gc.collect()
     third = models.open(folders[2].name, folders[2])
     served = {m["id"] for m in httpx.get(f"{engine_url}/v1/models", trust_env=False).json()["data"]}
     assert folders[0].name not in served, "nobody holds it any more"
-    assert [s.score for s in third.score_batch(ITEMS)] == pytest.approx(expected[2], abs=1e-4)
-    assert [s.score for s in second.score_batch(ITEMS)] == pytest.approx(expected[1], abs=1e-4)
+    assert [s.score for s in third.score_batch(ITEMS)] == pytest.approx(expected[2], abs=NEAR)
+    assert [s.score for s in second.score_batch(ITEMS)] == pytest.approx(expected[1], abs=NEAR)
     long = models.open("short-sighted", make_neural(tmp_path / "s", tiny_llama, 3, max_length=45))
     assert long.score_batch(ITEMS[2:3])[0].score is None
     engine.close()

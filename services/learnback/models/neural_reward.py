@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from learnback.models.plain_text import NotPlainText, plain_messages, plain_text
 from learnback.models.reward import Item, NeuralDescription, Scored, is_adapter
@@ -71,7 +72,10 @@ class SharedBase:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         dtype = torch.bfloat16 if on_gpu else torch.float32
-        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=dtype)
+        with _quietly():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                path, num_labels=1, dtype=dtype
+            )
         model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         self.model: Any = model.to(self.device).eval()
         self.carries = 0
@@ -185,6 +189,17 @@ class Bases:
                 raise ValueError(f"{folder.name}: {type(error).__name__}: {error}") from error
             self._bases[description.base_digest] = shared
             return model
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' warning that the base has no trained head: the adapter brings it."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _check_adapter(folder: Path) -> None:
