@@ -20,6 +20,9 @@ HEAD_FILE, INDEX_FILE, SINGLE_FILE = (
     "model.safetensors",
 )
 HEAD = "score.weight"
+LINKS = {SINGLE_FILE: "base.safetensors"}
+"""Files that are linked under another name: where there is a file called `model.safetensors`, no
+index is looked at."""
 
 
 def prepare(base: Path, target: Path) -> Path:
@@ -35,7 +38,7 @@ def prepare(base: Path, target: Path) -> Path:
     partial.mkdir(parents=True, exist_ok=True)
     for file in base.iterdir():
         if file.is_file() and file.name not in {"config.json", INDEX_FILE}:
-            (partial / file.name).symlink_to(file.resolve())
+            (partial / LINKS.get(file.name, file.name)).symlink_to(file.resolve())
     (partial / "config.json").write_text(json.dumps(headed, indent=2))
     (partial / HEAD_FILE).write_bytes(_zeros(_hidden_size(config)))
     (partial / INDEX_FILE).write_text(json.dumps(index))
@@ -75,8 +78,11 @@ def _index(base: Path) -> dict[str, Any]:
     with (base / SINGLE_FILE).open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
-    names = dict.fromkeys((name for name in header if name != "__metadata__"), SINGLE_FILE)
-    return {"metadata": {}, "weight_map": names | {HEAD: HEAD_FILE}}
+    names = (name for name in header if name != "__metadata__")
+    return {
+        "metadata": {},
+        "weight_map": dict.fromkeys(names, LINKS[SINGLE_FILE]) | {HEAD: HEAD_FILE},
+    }
 
 
 def _zeros(hidden_size: int) -> bytes:
