@@ -7,12 +7,12 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.reward_models import bare_scores, make_neural
+from tests.reward_models import CENTER, TEMPERATURE, bare_scores, make_neural
 from tests.tiny_model import tiny_model
 
 from learnback.models import reward_base
 from learnback.models.neural_reward import Bases
-from learnback.models.reward import Item, RewardModel, RewardModels, describe, load
+from learnback.models.reward import PROBE, Item, RewardModel, RewardModels, describe, load
 
 __all__ = ["tiny_model"]
 
@@ -133,6 +133,17 @@ def test_weights_that_are_no_numbers_are_refused(folders: list[Path], tmp_path: 
     save_file({k: v * float("nan") for k, v in weights.items()}, bad / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="gives no score"):
         load(bad)
+
+
+def test_a_model_that_says_something_else_here_than_in_training_is_refused(
+    folders: list[Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    (said,) = scores(load(folders[0]), [PROBE])
+    assert said is not None
+    logit = said * TEMPERATURE + CENTER
+    load(make_neural(tmp_path / "same", tiny_model, 0, probe=logit))
+    with pytest.raises(ValueError, match="in training"):
+        load(make_neural(tmp_path / "other", tiny_model, 0, probe=logit + 0.2))
 
 
 def test_another_base_under_the_same_path_is_refused(folders: list[Path], tmp_path: Path) -> None:

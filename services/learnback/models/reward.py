@@ -34,6 +34,8 @@ Item = tuple[PromptMessages, str]
 """A prompt and an answer to it."""
 PROBE: Item = (({"role": "user", "content": "Hello?"},), "Hello.")
 """What every model is tried on before anybody relies on it."""
+NEAR = 0.05
+"""How far a logit may be from that in training; bfloat16 takes a hundredth."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,17 @@ class NeuralDescription(BaseModel):
     center: float
     max_length: PositiveInt
     """Tokens of prompt and answer; a longer text has no score, and is never cut."""
+    probe: float | None = None
+    """The logit of `PROBE` when it was trained; None: not known, and not compared."""
+
+    def check_probe(self, score: float) -> None:
+        """Raises ValueError if `PROBE` gets another score here than in training: another template,
+        another place to read the head at, another base."""
+        logit = score * self.temperature + self.center
+        if self.probe is not None and abs(logit - self.probe) > NEAR * max(1.0, abs(self.probe)):
+            raise ValueError(
+                f"it says {logit:.4g} of a text of which it said {self.probe:.4g} in training"
+            )
 
     def calibrated(self, logit: float, tokens: int) -> Scored:
         """The score of a text of so many tokens whose head said `logit`."""
@@ -124,6 +137,8 @@ class RewardModels:
         tried = model.score_batch([PROBE])[0]
         if tried.score is None or not math.isfinite(tried.score):
             raise ValueError(f"it gives no score: {tried.error or tried.score}")
+        if model.kind == "neural":
+            describe(folder).check_probe(tried.score)
         return model
 
     def close(self) -> None:
