@@ -28,6 +28,7 @@ from learnback.ledger.database import Database
 from learnback.ledger.rescoring import Rescoring
 from learnback.ledger.tables import leases as leases_table
 from learnback.registry.artifacts import ArtifactStore
+from learnback.retraining.scores import scores_of
 from learnback.reward.rescoring import PAGE, Rescorer
 from learnback.reward.scorers.model import CurrentModel
 from learnback.reward.worker import Worker
@@ -138,6 +139,24 @@ async def test_all_choices_get_their_score_and_then_nothing_is_left_to_ask(
     assert all(found[i, 0] > 0 > found[i, 1] for i in ids)  # type: ignore[operator]
     assert await ask(sqlite_database, model, ids=ids) is None
     assert await ask(sqlite_database, model) is None
+
+
+async def test_a_dataset_asks_for_what_it_lacks_and_finds_it_later(
+    rescorer: Rescorer, redis: Any, sqlite_database: Database, model: str
+) -> None:
+    ids = await remember(sqlite_database, 4)
+    before = await scores_of(sqlite_database, ids)
+    assert (before.reward_model, before.found) == (model, {})
+    assert before.awaited_since is not None
+    await rescorer.run_until_done()
+    await record(redis, sqlite_database)
+    after = await scores_of(sqlite_database, ids)
+    assert after.awaited_since is None
+    assert set(after.found) == {(i, choice) for i in ids for choice in (0, 1)}
+    newer = make_linear(Path(rescorer.current.cache).parent / "newer", better=SHORT, worse=LONG)
+    name = await publish(sqlite_database, Path(rescorer.current.cache).parent, newer)
+    again = await scores_of(sqlite_database, ids)
+    assert (again.reward_model, again.found) == (name, {}), "another model, other scores"
 
 
 async def expire_lease(database: Database) -> None:
