@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import weakref
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,19 @@ def test_a_model_that_nobody_holds_leaves_memory(folders: list[Path]) -> None:
     before = scores(kept, ITEMS[:2])
     assert kept.base.carries == 1  # type: ignore[attr-defined]
     assert scores(kept, ITEMS[:2]) == before
+
+
+def test_a_base_leaves_memory_with_the_last_model_on_it(folders: list[Path]) -> None:
+    models = RewardModels()
+    first, second = (models.open(folder.name, folder) for folder in folders)
+    base = weakref.ref(first.base)  # type: ignore[attr-defined]
+    del first
+    gc.collect()
+    assert base() is not None
+    assert scores(second, ITEMS[:1])[0] is not None
+    del second
+    gc.collect()
+    assert base() is None
 
 
 def test_without_torch_the_reason_says_what_to_install(

@@ -163,10 +163,10 @@ class SharedBase:
 
 
 class Bases:
-    """Base models in memory, by their digests."""
+    """Base models in memory, by their digests, for as long as somebody holds a model on them."""
 
     def __init__(self) -> None:
-        self._bases: dict[str, SharedBase] = {}
+        self._bases: weakref.WeakValueDictionary[str, SharedBase] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
     def open(self, folder: Path, description: NeuralDescription, base: str = "") -> NeuralModel:

@@ -165,14 +165,15 @@ class PooledModel:
         return self._verdict(response)
 
     def _verdict(self, response: httpx.Response) -> Scored:
-        if response.is_error:
-            return Scored(None, f"the engine refuses it: {_said(response)}")
+        if response.is_error:  # 400: the text, which is too long for it, say
+            fault = response.status_code != 400
+            return Scored(None, f"the engine refuses it: {_said(response)}", fault=fault)
         try:
             found = response.json()
             (logit,) = found["data"][0]["probs"]
             tokens = int(found["usage"]["prompt_tokens"])
         except (ValueError, LookupError, TypeError) as error:
-            return Scored(None, f"the engine's answer has another shape: {error}")
+            return Scored(None, f"the engine's answer has another shape: {error}", fault=True)
         return self.description.calibrated(float(logit), tokens)
 
 

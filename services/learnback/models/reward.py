@@ -48,6 +48,8 @@ class Scored:
     score: float | None
     error: str | None = None
     components: Mapping[str, float] = field(default_factory=dict)
+    fault: bool = False
+    """The model is broken; else an error says that the text is none for it."""
 
 
 class RewardModel(Protocol):
@@ -94,7 +96,7 @@ class NeuralDescription(BaseModel):
         if tokens > self.max_length:
             return Scored(None, f"the text has {tokens} tokens, the model takes {self.max_length}")
         if not math.isfinite(logit):
-            return Scored(None, f"the model said {logit}")
+            return Scored(None, f"the model said {logit}", fault=True)
         return Scored((logit - self.center) / self.temperature)
 
 

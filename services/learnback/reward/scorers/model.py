@@ -45,7 +45,7 @@ class ModelScorer:
 
 
 def _verdict(scored: Scored) -> Verdict:
-    return Verdict(scored.score, scored.error, scored.components)
+    return Verdict(scored.score, scored.error, scored.components, scored.fault)
 
 
 class CurrentModel:
