@@ -253,6 +253,14 @@ async def test_a_share_of_the_completions_is_graded_by_the_judge_and_failures_ar
     assert {(s.choice, s.score) for s in graded} == {(0, 1.0), (1, None)}
 
 
+def test_batches_are_small_only_for_scorers_that_take_long(
+    redis: Any, current: CurrentModel
+) -> None:
+    judge = JudgeScorer(FakeJudge(str).judge())
+    assert Worker(redis, current, judge=judge, judge_share=0.0).batch_size() == bus.BATCH_SIZE
+    assert Worker(redis, current, judge=judge, judge_share=0.1).batch_size() < bus.BATCH_SIZE
+
+
 async def test_while_a_model_is_away_its_batch_waits_and_nothing_is_written_twice(
     redis: Any, current: CurrentModel
 ) -> None:

@@ -76,7 +76,8 @@ class Worker:
 
     def batch_size(self) -> int:
         """How many completions the scorers of this moment take at once."""
-        return SLOW_BATCH_SIZE if any(s.slow for s in self.scorers()) else BATCH_SIZE
+        applied = [s for s in self.scorers() if s is not self.judge or self.judge_share > 0]
+        return SLOW_BATCH_SIZE if any(s.slow for s in applied) else BATCH_SIZE
 
     async def handle(self, served: Sequence[CompletionServed]) -> None:
         """Score a batch; its scores are on their stream when this returns.
