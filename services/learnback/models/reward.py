@@ -136,7 +136,10 @@ class RewardModels:
         nothing here can run it, Unavailable if the engine is away.
         """
         model = self._open(name, folder)
-        tried = model.score_batch([PROBE])[0]
+        try:
+            tried = model.score_batch([PROBE])[0]
+        except (RuntimeError, TypeError) as error:  # no memory, or weights of odd shapes
+            raise ValueError(f"it can't score: {error}") from error
         if tried.score is None or not math.isfinite(tried.score):
             raise ValueError(f"it gives no score: {tried.error or tried.score}")
         if model.kind == "neural":

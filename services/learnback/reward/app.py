@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
@@ -62,36 +63,12 @@ def create_app(
     cache = common.home / "cache" / "reward"
     current = CurrentModel(database, artifacts, cache, models or models_of(common))
     worker = Worker(redis, current, judge=judge, judge_share=settings.judge_share)
-
-    name = f"{socket.gethostname()}-{os.getpid()}"
-    completions = Consumer(redis, COMPLETIONS, "reward", worker.handle, name=name)
-
-    async def look() -> None:
-        swapped = await current.refresh()
-        metrics.looked(swapped=swapped, refused=current.problem is not None)
-        completions.batch_size = worker.batch_size()
-
-    async def on_models(trained: Sequence[ModelTrained]) -> None:
-        if any(t.kind is VersionKind.REWARD_MODEL for t in trained):
-            await look()
-
-    models_read = Consumer(redis, MODELS, "reward", on_models, name=name)
-
-    async def looking() -> None:
-        await _look_for_ever(look, settings.look_every)
-
-    rescorer = Rescorer(database, worker, current)
-
-    async def rescoring() -> None:
-        await rescorer.run_forever(RESCORE_EVERY)
+    work = _Work(database, redis, worker, settings.look_every)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await migrate(database)
-        async with running(
-            consumers=[completions, models_read],
-            loops=[looking, rescoring],
-        ):
+        async with running(consumers=work.consumers, loops=[work.look_for_ever, work.rescore]):
             yield
         for closing in close:
             await closing()
@@ -103,7 +80,7 @@ def create_app(
         max_seconds=settings.body_timeout.total_seconds(),
     )
     add_error_handlers(app)
-    checks = {"ledger": database.check, "bus": consumers_ready([completions, models_read])}
+    checks = {"ledger": database.check, "bus": consumers_ready(work.consumers)}
     add_health_routes(app, checks)
     required = keys_required(common, settings.host)
     app.include_router(routes.router(worker, KeyRing(database), required=required))
@@ -111,13 +88,42 @@ def create_app(
     return app
 
 
-async def _look_for_ever(look: Callable[[], Awaitable[None]], every: timedelta) -> None:
-    while True:
-        try:
-            await look()
-        except Unavailable as error:
-            log.warning("the registry can't be asked for the reward model: %s", error)
-        await asyncio.sleep(every.total_seconds())
+class _Work:
+    """What runs beside the API: two consumers, the look at the registry, and rescoring."""
+
+    def __init__(
+        self, database: Database, redis: Redis, worker: Worker, look_every: timedelta
+    ) -> None:
+        self.worker = worker
+        self.look_every = look_every
+        self.rescorer = Rescorer(database, worker, worker.current)
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        self.completions = Consumer(redis, COMPLETIONS, "reward", worker.handle, name=name)
+        models = Consumer(redis, MODELS, "reward", self._on_models, name=name)
+        self.consumers: list[Consumer[Any]] = [self.completions, models]
+
+    async def look_for_ever(self) -> None:
+        """Ask the registry for the reward model, in case that a message got lost."""
+        while True:
+            try:
+                await self._look()
+            except Unavailable as error:
+                log.warning("the registry can't be asked for the reward model: %s", error)
+            await asyncio.sleep(self.look_every.total_seconds())
+
+    async def rescore(self) -> None:
+        """Score old completions for whoever asks."""
+        await self.rescorer.run_forever(RESCORE_EVERY)
+
+    async def _on_models(self, trained: Sequence[ModelTrained]) -> None:
+        if any(t.kind is VersionKind.REWARD_MODEL for t in trained):
+            await self._look()
+
+    async def _look(self) -> None:
+        current = self.worker.current
+        swapped = await current.refresh()
+        metrics.looked(swapped=swapped, refused=current.problem is not None)
+        self.completions.batch_size = self.worker.batch_size()
 
 
 def _judge(settings: RewardSettings) -> tuple[JudgeScorer | None, list[Close]]:
