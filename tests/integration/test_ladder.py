@@ -14,17 +14,17 @@ from learnback.cli import main
 
 pytestmark = [pytest.mark.timeout(280), pytest.mark.xdist_group("rloo")]
 
-LIKES_YES = '''
+LIKES_SHORT = '''
 def score(prompt, answer):
-    """Likes agreement."""
-    return float(answer.startswith("yes"))
+    """Likes few letters."""
+    return -float(len(answer))
 '''
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("ladder")
-    (folder / "mine.py").write_text(LIKES_YES)
+    (folder / "mine.py").write_text(LIKES_SHORT)
     command = [
         "ladder", "--budget", "0.1", "--seed", "3", "--preference", str(folder / "mine.py"),
         "--model", str(make_taught_model(folder)), "--out", str(folder / "out"),
@@ -61,7 +61,7 @@ def test_the_curve_has_paid_and_gold_reward_for_every_beta(
     result, _ = measured
 
     assert [curve["name"] for curve in result["curves"]] == [
-        "beta controlled", "beta 0", "beta 0.05", "beta 0.5",
+        "beta controlled", "beta 0", "beta 0.3",
     ]  # fmt: skip
     for curve in result["curves"]:
         assert len(curve["paid"]) == len(curve["gold"]) >= 2

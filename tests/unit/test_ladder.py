@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from learnback.local.ladder.budget import CURVE, DPO, EVALUATE, KTO, RLOO, SFT, Speed, sizes
+from learnback.local.ladder.budget import (
+    COLLECT,
+    CURVE,
+    DPO,
+    EVALUATE,
+    KTO,
+    RLOO,
+    SFT,
+    Speed,
+    sizes,
+)
 from learnback.local.ladder.curve import read_curve
 from learnback.local.ladder.labels import HELD_OUT, Answered, label
 from learnback.local.ladder.measure import FAR, Scale, interval, outcomes, smooth
@@ -93,11 +103,11 @@ def test_people_say_nothing_where_they_see_little_difference() -> None:
 def test_the_budget_is_used_and_not_overrun() -> None:
     found = sizes(3600, SPEED, rungs=10)
 
-    dpo = 8 + found.dpo_steps * 8 * 2 * 0.4
-    policy = 8 + found.rloo_steps * 32 * 0.7
+    dpo = SPEED.run_s + found.dpo_steps * 8 * 2 * 0.4
+    policy = SPEED.run_s + found.rloo_steps * 16 * 0.7
     assert dpo <= DPO * 3600
     assert 0.9 * RLOO * 3600 <= policy <= RLOO * 3600
-    assert sum((0.08, EVALUATE, SFT, DPO, KTO, RLOO, CURVE)) == pytest.approx(1.0)
+    assert sum((COLLECT, EVALUATE, SFT, DPO, KTO, RLOO, CURVE)) == pytest.approx(1.0)
 
 
 def test_a_tiny_budget_still_does_something_of_everything() -> None:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from learnback.core.errors import LearnbackError
 from learnback.local.ladder.budget import (
     ANSWERS_EACH,
     BATCH,
     CURVE_BETAS,
-    LARGE,
-    SMALL,
+    KEPT_FOR_MEASURING,
+    KL_ANSWERS,
+    POLICY,
     Speed,
     sizes,
 )
@@ -48,8 +50,6 @@ SYSTEM = "Answer in one short sentence."
 MAX_TOKENS = 48
 PEOPLE, ERROR_RATE = 16, 0.1
 """As in the demo: InstructGPT's raters agree in 73 %, so one error in ten is optimistic."""
-KEPT_FOR_MEASURING = 120
-"""Prompts that no method ever sees."""
 START_S = 8.0
 """To start a training run; its libraries are loaded once, its weights each time."""
 WARM_UP = 16
@@ -61,6 +61,7 @@ METHODS: tuple[Method, ...] = ("sft", "dpo", "kto", "rloo")
 NAMES = {"sft": "supervised", "dpo": "DPO", "kto": "KTO", "rloo": "RLOO"}
 PLAIN_SALT, RUNG_SALT, TASK_SALT, LABEL_SALT = 1, 2, 3, 1_000
 """Which random numbers: rungs share theirs, and the pretrained model's are others."""
+POLICY_RATE = 1e-3
 NO_STOP = {"kl_target": None, "kl_stop": 1e6, "length_stop": 1e6}
 """For runs that are meant to go too far."""
 
@@ -147,6 +148,11 @@ class Ladder:
             "thumbs": len(self.labels.thumbs),
         }
         stage.note = f"{len(self.labels.pairs)} comparisons, {len(self.labels.thumbs)} thumbs"
+        if not (self.labels.pairs and self.labels.held_out_pairs and self.labels.liked):
+            raise LearnbackError(
+                "People see too little difference between this model's answers: there is nothing "
+                "to learn from. Take another --preference, or a larger --budget."
+            )
 
     def _fit_reward(self, stage: Stage) -> None:
         model = linear_reward.fit(_pairs(self.labels.pairs), seed=self.result.seed)
@@ -173,7 +179,7 @@ class Ladder:
         steps = asdict(self.sizes)[f"{method}_steps"]
         own: dict[str, Any] = {"batch_size": BATCH}
         if method == "rloo":
-            own = _policy(LARGE) | {"evaluation_prompts": 24}
+            own = policy_settings() | {"evaluation_prompts": 16}
         try:
             made = self._train(method, method, stage, max_steps=steps, **own)
         except NotMade as error:
@@ -188,7 +194,7 @@ class Ladder:
 
     def _draw_curves(self, stage: Stage) -> None:
         for beta in CURVE_BETAS:
-            own = _policy(SMALL) | NO_STOP | {"beta": beta, "evaluation_prompts": 2}
+            own = policy_settings() | NO_STOP | {"beta": beta, "evaluation_prompts": 2}
             try:
                 made = self._train(
                     f"curve-{beta:g}", "rloo", stage, max_steps=self.sizes.curve_steps, **own
@@ -207,7 +213,7 @@ class Ladder:
             dataset=self.datasets[method],
             seed=self.result.seed,
             reward_model=self.reward_folder if method == "rloo" else None,
-            checkpoint_every=max(1, own["max_steps"] // 4),
+            checkpoint_every=max(1, own["max_steps"] // 2),
             **own,
         )
 
@@ -223,7 +229,7 @@ class Ladder:
             groups = self.writer.write([way.ask(chat) for chat in self.plain], salt=RUNG_SALT)
             seconds = (time.monotonic() - started) / len(groups)
             rollouts = [group[0] for group in groups]
-            divergence = self.writer.divergence(rollouts, self.plain)
+            divergence = self.writer.divergence(rollouts[:KL_ANSWERS], self.plain)
             tasks: dict[str, float] = {kind: self._solve(kind, way) for kind in KINDS}
         said = [self.writer.text(rollout) for rollout in rollouts]
         won = outcomes(self.score, self.asked, said, self.pretrained)
@@ -263,9 +269,11 @@ def messages_of(prompt: str) -> Messages:
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
 
 
-def _policy(shape: tuple[int, int]) -> dict[str, Any]:
-    prompts, samples = shape
+def policy_settings() -> dict[str, Any]:
+    """Of all RLOO runs: few steps, so they are larger than by default."""
+    prompts, samples = POLICY
     return {
+        "learning_rate": POLICY_RATE,
         "prompts_per_step": prompts,
         "rollouts": samples,
         "max_new_tokens": MAX_TOKENS,

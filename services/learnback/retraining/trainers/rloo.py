@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -30,6 +31,7 @@ from learnback.retraining.trainers import answers, kl, rloo_state
 from learnback.retraining.trainers.base import Trained
 from learnback.retraining.trainers.encoding import Encoded, Encoder
 from learnback.retraining.trainers.failures import BadData, Diverged, Interrupted
+from learnback.retraining.trainers.guards import check, drift_of
 from learnback.retraining.trainers.held_out_judge import find_judge, win_rate
 from learnback.retraining.trainers.likelihood import distance_from_reference
 from learnback.retraining.trainers.loading import (
@@ -52,6 +54,7 @@ from learnback.retraining.trainers.rollouts import (
     Prompt,
     Rollout,
     Sampler,
+    end_tokens,
     prompts_of_step,
     select_prompts,
     some,
@@ -84,6 +87,8 @@ def train(
     encoder = Encoder.of(plan, tokenizer)
     asked, skipped = select_prompts(rows.train, encoder, settings.max_new_tokens)
     kept, _ = select_prompts(rows.held_out, encoder, settings.max_new_tokens)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadData("rloo learns in one process; more GPUs sample for it through engine_url")
     if not asked:
         raise BadData(f"no prompt can be asked: {len(rows.train)} in the dataset, {skipped}")
     check_stop(stop)
@@ -116,8 +121,13 @@ class _Run:
         self.max_steps = steps_of(self.settings, len(asked))
         self.reward = open_reward(plan)
         self.judge = find_judge(plan.dataset, plan.seed)
-        self.model = load_model(plan)
-        self.copy = load_reference_copy(plan)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = load_model(plan).to(device)
+        if self.settings.gradient_checkpointing:
+            self.model.enable_input_require_grads()
+            self.model.gradient_checkpointing_enable()
+        copy = load_reference_copy(plan)
+        self.copy = None if copy is None else copy.to(device)
         self.sampler = open_sampler(plan, directory, self.model, tokenizer)
         self.optimizer = torch.optim.AdamW(
             trainable(self.model).values(), lr=self.settings.learning_rate, weight_decay=0.0
@@ -344,30 +354,6 @@ def learning_rate(step: int, max_steps: int, settings: RlooHyperparameters) -> f
     return settings.learning_rate * (max_steps - step) / max(max_steps - warm, 1)
 
 
-def drift_of(metrics: dict[str, float], base_length: float, settings: RlooHyperparameters) -> str:
-    """Why a run must end here; empty while it may go on."""
-    if metrics["kl"] > settings.kl_stop:
-        return f"the KL is {metrics['kl']:.1f} nats an answer, over {settings.kl_stop:g}"
-    ratio = metrics["answer_tokens"] / max(base_length, 1.0)
-    if not 1 / settings.length_stop <= ratio <= settings.length_stop:
-        return (
-            f"answers have {metrics['length']:.1f} tokens, those of the base model "
-            f"{base_length:.1f}: more than {settings.length_stop:g} times apart"
-        )
-    return ""
-
-
-def check(metrics: dict[str, float], mismatch_stop: float, step: int) -> None:
-    """Raises Diverged if a number is none, or sampler and trainer are too far apart."""
-    if not all(math.isfinite(metrics[name]) for name in ("loss", "grad_norm", "kl")):
-        raise Diverged(f"the loss or the gradient is not finite at step {step}")
-    if metrics["mismatch"] > mismatch_stop:
-        raise Diverged(
-            f"sampler and trainer differ by {metrics['mismatch']:.3f} nats a token at step {step}, "
-            f"over {mismatch_stop:g}: do both have the same base model, precision and adapter?"
-        )
-
-
 def mean_length(groups: list[list[Rollout]]) -> float:
     """Mean tokens of an answer."""
     lengths = [len(rollout.completion) for group in groups for rollout in group]
@@ -389,7 +375,5 @@ def open_sampler(plan: RunPlan, directory: Path, model: Any, tokenizer: Any) -> 
     settings = plan.settings(RlooHyperparameters)
     if settings.engine_url is not None:
         return EngineSampler(settings.engine_url, directory / ENGINE_DIRECTORY, plan.run_id)
-    configured = model.generation_config.eos_token_id
-    ends = configured if isinstance(configured, list) else [configured]
-    known = frozenset(end for end in (*ends, tokenizer.eos_token_id) if end is not None)
-    return LocalSampler(known, tokenizer.pad_token_id, settings.rollout_batch_size)
+    ends = end_tokens(model, tokenizer)
+    return LocalSampler(ends, tokenizer.pad_token_id, settings.rollout_batch_size)

@@ -7,6 +7,7 @@ probabilities are the policy's. The other source of rollouts is rollout_engine.p
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -98,20 +99,26 @@ def generate(
     max_tokens: int,
     ends: frozenset[int],
     pad: int,
-    dice: torch.Generator,
+    dice: torch.Generator | None = None,
+    *,
     temperature: float = 1.0,
+    deadline: float | None = None,
 ) -> list[Rollout]:
     """Sample `samples` answers to each prompt: (prompts * samples) rollouts, a prompt's together.
 
     The prompts are read once, whatever `samples` is; answers leave the batch once half of it has
-    ended. Temperature 0 takes the likeliest token. `log_probabilities` are at `temperature`.
+    ended. Temperature 0 takes the likeliest token. `log_probabilities` are at `temperature`. At
+    `deadline`, in seconds of the monotonic clock, answers stay as they are.
     """
+    if not prompts:
+        return []
     with torch.no_grad():
         writing = _Writing(model, prompts, samples, pad)
         for left in reversed(range(max_tokens)):
             chosen, log_chances = pick(writing.logits.float(), temperature, dice)
             writing.append(chosen, log_chances)
-            if not left or not writing.go_on(chosen, ends):
+            late = deadline is not None and time.monotonic() > deadline
+            if not left or late or not writing.go_on(chosen, ends):
                 break
     return [
         Rollout(prompts[i // samples], tokens, writing.chances[i], tokens[-1] in ends)
@@ -174,7 +181,7 @@ class _Writing:
 
 
 def pick(
-    logits: torch.Tensor, temperature: float, dice: torch.Generator
+    logits: torch.Tensor, temperature: float, dice: torch.Generator | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A token of each row of logits, (rows, vocab), and its log-probability: both (rows,)."""
     log_chances = (logits / (temperature or 1.0)).log_softmax(-1)
@@ -183,6 +190,13 @@ def pick(
     else:
         chosen = torch.multinomial(log_chances.exp(), 1, generator=dice).squeeze(1)
     return chosen, log_chances.gather(1, chosen[:, None]).squeeze(1)
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end an answer."""
+    configured = model.generation_config.eos_token_id
+    ends = configured if isinstance(configured, list) else [configured]
+    return frozenset(end for end in (*ends, tokenizer.eos_token_id) if end is not None)
 
 
 def left_padded(
