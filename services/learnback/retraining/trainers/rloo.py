@@ -45,6 +45,7 @@ from learnback.retraining.trainers.progress import (
     ProgressReport,
     StopRequest,
     check_stop,
+    event_writer,
     mean_of_last_quarter,
 )
 from learnback.retraining.trainers.rloo_state import RlooState
@@ -143,6 +144,7 @@ class _Run:
         )
         resumed_from, started = self.state.global_step, time.monotonic()
         report.update(state="training", step=resumed_from, max_steps=self.max_steps)
+        events = event_writer(self.directory, resumed_from)
         if resumed_from == 0:
             self._measure_base()
         while self.state.global_step < self.max_steps and not self.state.drift:
@@ -153,6 +155,9 @@ class _Run:
             if self._is_due():
                 self._evaluate()
                 self._save()
+            for name, value in self.state.history[-1].items():
+                events.add_scalar(name, value, self.state.global_step)
+        events.close()
         if self.state.best_step == 0:
             raise Diverged(f"{self.state.drift}, before the first checkpoint")
         rloo_state.load_best(self.checkpoints, self.state, self.model)

@@ -243,9 +243,11 @@ def prompts_of_step(count: int, wanted: int, seed: int, step: int) -> list[int]:
 
     A pure function of its arguments: a resumed run asks what the uninterrupted one would have.
     """
-    chosen: list[int] = []
-    for position in range(step * wanted, (step + 1) * wanted):
+    first, last = step * wanted, (step + 1) * wanted
+    orders: list[int] = []
+    for epoch in range(first // count, (last - 1) // count + 1):
         order = list(range(count))
-        random.Random(f"{seed}/{position // count}").shuffle(order)
-        chosen.append(order[position % count])
-    return chosen
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        orders += order
+    skipped = first - first // count * count
+    return orders[skipped : skipped + wanted]
