@@ -137,6 +137,34 @@ def demo(list_only: bool, **options: Any) -> None:
     sys.exit(run_demo(**options))
 
 
+@main.command()
+@click.option(
+    "--budget",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Scales prompts and steps.",
+)
+@click.option("--seed", default=0, show_default=True, help="Repeats people, prompts and training.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
+@click.option("--preference", default="brief", show_default=True, help="A name, or a FILE.py.")
+@click.option("--model", default=None, help="Folder or hub name (default: SmolLM2-135M-Instruct).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("ladder"),
+    show_default=True,
+    help="Folder for the page, the pictures and the runs.",
+)
+@_errors_shown
+def ladder(**options: Any) -> None:
+    """Measure how far prompts, SFT, DPO, KTO and RLOO get, by a judge that none of them sees."""
+    from learnback.local.ladder.run import run_ladder
+
+    sys.exit(run_ladder(**options))
+
+
 @_operator()
 def status(home: Path | None, as_json: bool) -> None:
     """Show versions, traffic, queue lags and counts."""
