@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from tests.conftest import NOT_RUN
@@ -29,7 +30,11 @@ def _namespace() -> Kube:
 def api() -> Iterator[Kube]:
     """A namespace for what needs an API server and no node."""
     kube = _namespace()
-    kube.kubectl("create", "serviceaccount", "default", check=False)  # made by a controller
+    account = ("serviceaccount", "default")  # a controller makes it, where there is one
+    waited = ("wait", "--for=create", "/".join(account), "--timeout=10s")
+    if not kube.kubectl(*waited, check=False):
+        kube = replace(kube, controllers=False)
+        kube.kubectl("create", *account)
     there = kube.kubectl("get", "crd", CRD, "--ignore-not-found", "-o", "name")
     yield kube
     kube.helm("uninstall", RELEASE, "--no-hooks", "--ignore-not-found")

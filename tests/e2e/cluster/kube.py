@@ -31,6 +31,8 @@ class Kube:
     """One namespace of the cluster."""
 
     namespace: str
+    controllers: bool = True
+    """Whether controllers run beside the API server."""
 
     def kubectl(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
         """What kubectl prints; fails the test with what it says."""
