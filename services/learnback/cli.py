@@ -282,6 +282,46 @@ def train(home: Path | None, as_json: bool, reason: str, seed: int | None, url: 
     run_train(home, as_json, reason, seed, url)
 
 
+@main.command("reward-engine", context_settings={"ignore_unknown_options": True})
+@click.option("--model", default=None, help="Folder or hub name (default: LEARNBACK_MODEL).")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8010, show_default=True, help="TCP port.")
+@click.option("--max-rank", default=16, show_default=True, help="Highest rank of an adapter.")
+@click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM_OPTIONS]...")
+@_errors_shown
+def reward_engine(model: str | None, host: str, port: int, max_rank: int, more: Any) -> None:
+    """Serve neural reward models with vLLM; LEARNBACK_REWARD_ENGINE_URL names it to `reward`."""
+    from learnback.reward.engine import run
+
+    run(model, host, port, max_rank, more)
+
+
+@main.group()
+def rewards() -> None:
+    """Look after the scores of answers."""
+
+
+@_operator(group=rewards, name="rescore")
+@click.option("--version", default=None, help="Of the reward model (default: the one in use).")
+@click.option("--since", default=None, help="Only answers from then on (2026-11-23T12:00:00Z).")
+@click.option("--wait/--no-wait", default=True, help="Stay until all scores are recorded.")
+def rescore(
+    home: Path | None, as_json: bool, version: str | None, since: str | None, wait: bool
+) -> None:
+    """Let the reward model score recorded answers that it has not scored. Safe to repeat."""
+    from learnback.local.rewards import run_rescore
+
+    run_rescore(home, as_json, version, since, wait)
+
+
+@_operator(group=rewards, name="rescorings")
+def rescorings(home: Path | None, as_json: bool) -> None:
+    """List what was asked for, by operators and by datasets, and how far it is."""
+    from learnback.local.rewards import run_rescorings
+
+    run_rescorings(home, as_json)
+
+
 @_operator()
 @click.argument("version")
 @click.option("--reason", required=True, help="Kept in the history.")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from jinja2 import TemplateError
 
 from learnback.retraining.trainers.loading import reference
 from learnback.retraining.trainers.rows import Messages
 
 SHOWN = 10
 MAX_NEW_TOKENS = 64
-MAX_SECONDS = 60.0
-"""For each of the two models; what is not written by then is shown as far as it is."""
+MAX_SECONDS = 20.0
+"""For each of the two models; answers are shown as far as they are by then."""
 
 
 class Sample(NamedTuple):
@@ -35,44 +35,59 @@ def sample(
     seed: int,
     copy: Any | None = None,
 ) -> list[Sample]:
-    """Greedy answers to at most ten different prompts, by the base model and by ``model``."""
-    asked = _pick(prompts, seed)
-    texts = [
-        tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in asked
-    ]
+    """Greedy answers to at most ten different prompts, by the base model and by ``model``.
+
+    Prompts that leave too little of ``limit`` tokens for an answer are not asked.
+    """
+    asked = _pick(prompts, tokenizer, limit - MAX_NEW_TOKENS, seed)
+    if not asked:
+        return []
+    texts = [text for _, text in asked]
     was_training = model.training
     model.eval()
     with reference(model, copy) as base:
-        before = _generate(base, tokenizer, texts, limit)
-    after = _generate(model, tokenizer, texts, limit)
+        before = _generate(base, tokenizer, texts)
+    after = _generate(model, tokenizer, texts)
     model.train(was_training)
-    said = [prompt[-1]["content"] for prompt in asked]
+    said = [prompt[-1]["content"] for prompt, _ in asked]
     return [Sample(*row) for row in zip(said, before, after, strict=True)]
 
 
-def _pick(prompts: Sequence[Messages], seed: int) -> list[Messages]:
+def _pick(
+    prompts: Sequence[Messages], tokenizer: Any, room: int, seed: int
+) -> list[tuple[Messages, str]]:
+    """Different prompts and their texts, those that the template takes and that fit."""
     different = list({repr(prompt): prompt for prompt in prompts}.values())
-    return random.Random(seed).sample(different, min(SHOWN, len(different)))
-
-
-def _generate(model: Any, tokenizer: Any, texts: Sequence[str], limit: int) -> list[str]:
-    deadline = time.monotonic() + MAX_SECONDS
-    answers = []
-    for text in texts:
-        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
-        room = min(MAX_NEW_TOKENS, limit - ids["input_ids"].shape[1])
-        left = deadline - time.monotonic()
-        if room < 1 or left <= 0:
-            answers.append("")
+    random.Random(seed).shuffle(different)
+    picked: list[tuple[Messages, str]] = []
+    for prompt in different:
+        try:
+            text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        except TemplateError:
             continue
-        with torch.no_grad():
-            out = model.generate(
-                **ids,
-                do_sample=False,
-                max_new_tokens=room,
-                max_time=left,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        new = out[0, ids["input_ids"].shape[1] :]
-        answers.append(tokenizer.decode(new, skip_special_tokens=True).strip())
-    return answers
+        if len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= room:
+            picked.append((prompt, text))
+        if len(picked) == SHOWN:
+            break
+    return picked
+
+
+def _generate(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """One batch, filled up at the left, so that all answers begin at one place."""
+    inputs = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+    ).to(model.device)
+    with torch.no_grad():
+        out = model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=MAX_NEW_TOKENS,
+            max_time=MAX_SECONDS,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    answers = out[:, inputs["input_ids"].shape[1] :]
+    return [said.strip() for said in tokenizer.batch_decode(answers, skip_special_tokens=True)]

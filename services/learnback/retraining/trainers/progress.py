@@ -202,8 +202,9 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def ours(logs: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, float]:
-    """What a Trainer logged, by our names."""
-    return {name: float(logs[theirs]) for theirs, name in names.items() if theirs in logs}
+    """What a Trainer logged, by our names; what is no number is left out."""
+    found = {name: float(logs[theirs]) for theirs, name in names.items() if theirs in logs}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def history_of(

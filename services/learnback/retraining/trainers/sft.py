@@ -93,7 +93,8 @@ def train(
         data_collator=_Collator(encoder.tokenizer.pad_token_id),
         processing_class=encoder.tokenizer,
     )
-    trainer.ref_model = load_reference_copy(plan)  # for what is measured; the loss needs none
+    copy = load_reference_copy(plan)  # for what is measured; the loss needs none
+    trainer.ref_model = copy if copy is None else copy.to(trainer.args.device)
     fitting = Fitting(
         plan=plan,
         encoder=encoder,
