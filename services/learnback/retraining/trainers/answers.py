@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-import torch
-from jinja2 import TemplateError
-
+from learnback.retraining.trainers.encoding import Encoder, Skip
 from learnback.retraining.trainers.loading import reference
+from learnback.retraining.trainers.rollouts import end_tokens, generate
 from learnback.retraining.trainers.rows import Messages
 
 SHOWN = 10
 MAX_NEW_TOKENS = 64
 MAX_SECONDS = 20.0
-"""For each of the two models; answers are shown as far as they are by then."""
+"""For each of the two models; what is not written by then is shown as far as it is."""
 
 
 class Sample(NamedTuple):
@@ -37,57 +38,45 @@ def sample(
 ) -> list[Sample]:
     """Greedy answers to at most ten different prompts, by the base model and by ``model``.
 
-    Prompts that leave too little of ``limit`` tokens for an answer are not asked.
+    Prompts that the template refuses, or that leave too little of ``limit`` tokens for an answer,
+    are not asked.
     """
-    asked = _pick(prompts, tokenizer, limit - MAX_NEW_TOKENS, seed)
-    if not asked:
-        return []
-    texts = [text for _, text in asked]
+    asked = _pick(prompts, Encoder(tokenizer, limit - MAX_NEW_TOKENS), seed)
+    tokens = [tokens for _, tokens in asked]
     was_training = model.training
     model.eval()
     with reference(model, copy) as base:
-        before = _generate(base, tokenizer, texts)
-    after = _generate(model, tokenizer, texts)
+        before = _answer(base, tokenizer, tokens)
+    after = _answer(model, tokenizer, tokens)
     model.train(was_training)
     said = [prompt[-1]["content"] for prompt, _ in asked]
     return [Sample(*row) for row in zip(said, before, after, strict=True)]
 
 
 def _pick(
-    prompts: Sequence[Messages], tokenizer: Any, room: int, seed: int
-) -> list[tuple[Messages, str]]:
-    """Different prompts and their texts, those that the template takes and that fit."""
+    prompts: Sequence[Messages], encoder: Encoder, seed: int
+) -> list[tuple[Messages, list[int]]]:
     different = list({repr(prompt): prompt for prompt in prompts}.values())
     random.Random(seed).shuffle(different)
-    picked: list[tuple[Messages, str]] = []
+    picked: list[tuple[Messages, list[int]]] = []
     for prompt in different:
-        try:
-            text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        except TemplateError:
-            continue
-        if len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= room:
-            picked.append((prompt, text))
+        with suppress(Skip):
+            picked.append((prompt, encoder.question(prompt)))
         if len(picked) == SHOWN:
             break
     return picked
 
 
-def _generate(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[str]:
-    """One batch, filled up at the left, so that all answers begin at one place."""
-    inputs = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        return_tensors="pt",
-        padding=True,
-        padding_side="left",
-    ).to(model.device)
-    with torch.no_grad():
-        out = model.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=MAX_NEW_TOKENS,
-            max_time=MAX_SECONDS,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    answers = out[:, inputs["input_ids"].shape[1] :]
-    return [said.strip() for said in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+def _answer(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> list[str]:
+    """One batch."""
+    rollouts = generate(
+        model,
+        prompts,
+        1,
+        MAX_NEW_TOKENS,
+        end_tokens(model, tokenizer),
+        tokenizer.pad_token_id,
+        temperature=0.0,
+        deadline=time.monotonic() + MAX_SECONDS,
+    )
+    return [tokenizer.decode(r.completion, skip_special_tokens=True).strip() for r in rollouts]
