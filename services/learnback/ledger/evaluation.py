@@ -1,4 +1,5 @@
-"""Prompts that evaluations use: real ones, kept out of training for ever."""
+"""Prompts that evaluations use, and what people said of answers to them: real ones, kept out of
+training for ever."""
 
 from __future__ import annotations
 
@@ -7,14 +8,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import and_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from learnback.contracts.models import FeedbackKind, FeedbackStatus, Preferred
 from learnback.core.settings import HELD_OUT_SHARE
 from learnback.ledger.prompts import prompt_held_out
-from learnback.ledger.tables import completions
+from learnback.ledger.tables import completions, feedback
 
 PAGE = 500
+USABLE = (FeedbackStatus.ACCEPTED, FeedbackStatus.HELD_OUT)
+"""Of signals on held-out prompts: waiting for a run to look at them, or looked at and kept out."""
 MAX_SCANNED = 20_000
 """Completions looked at per tenant: a fifth of the prompts is held out, so far fewer suffice."""
 
@@ -44,6 +48,62 @@ async def held_out_prompts(
                 found[prompt.key] = prompt
     newest = sorted(found.values(), key=lambda p: (p.created_at, p.key), reverse=True)
     return newest[:limit]
+
+
+@dataclass(frozen=True)
+class HeldOutComparison:
+    """Somebody's word on two answers to a held-out prompt: `chosen` is the better one."""
+
+    feedback_id: str
+    messages: tuple[dict[str, Any], ...]
+    chosen: str
+    rejected: str
+
+
+async def held_out_comparisons(
+    connection: AsyncConnection, limit: int, share: float = HELD_OUT_SHARE
+) -> list[HeldOutComparison]:
+    """Up to `limit` comparisons of two recorded answers to one held-out prompt, newest first.
+
+    For trying judges: no training, of models or of reward models, has seen them.
+    """
+    first, second = completions.alias("first"), completions.alias("second")
+    f = feedback.c
+    query = (
+        select(f.id, f.body, f.choice, f.other_choice, first.c.prompt, first.c.prompt_key)
+        .add_columns(first.c.choices.label("first_choices"), second.c.choices)
+        .join_from(feedback, first, and_(first.c.id == f.completion_id, first.c.tenant == f.tenant))
+        .join(second, and_(second.c.id == f.other_completion_id, second.c.tenant == f.tenant))
+        .where(f.kind == FeedbackKind.PREFERENCE, f.status.in_(USABLE))
+        .where(first.c.prompt_key == second.c.prompt_key)
+        .where(first.c.stored, first.c.erased_at.is_(None))
+        .where(second.c.stored, second.c.erased_at.is_(None))
+        .order_by(f.received_at.desc(), f.id)
+        .limit(MAX_SCANNED)
+    )
+    found: list[HeldOutComparison] = []
+    for row in await connection.execute(query):
+        if len(found) >= limit:
+            break
+        if prompt_held_out(row.prompt_key, share) and is_text_prompt(row.prompt):
+            found += _comparison(row)
+    return found
+
+
+def _comparison(row: Any) -> list[HeldOutComparison]:
+    """One, or none where it names no winner or a text is not there."""
+    first, second = _text_of(row.first_choices, row.choice), _text_of(row.choices, row.other_choice)
+    if not first or not second or first == second:
+        return []
+    preferred = row.body.get("preferred")
+    if preferred not in (Preferred.FIRST, Preferred.SECOND):
+        return []
+    won = (first, second) if preferred == Preferred.FIRST else (second, first)
+    return [HeldOutComparison(row.id, tuple(row.prompt), *won)]
+
+
+def _text_of(choices: Any, index: int | None) -> str | None:
+    return next((c.get("text") for c in choices if c.get("index") == (index or 0)), None)
 
 
 async def _of_tenant(

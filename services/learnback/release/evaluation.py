@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from learnback.core.errors import Unavailable
 from learnback.ledger.evaluation import HeldOutPrompt
+from learnback.ledger.evaluations import Pair
 from learnback.models.text_features import words_of
 from learnback.release import metrics
 from learnback.release.analysis import Contrast, more_often, outcome, win_rate
@@ -82,11 +83,31 @@ def compare(
             "win_rate": win_rate(outcomes, seed=seed),
             "candidate_answers": profile(mine),
             "stable_answers": profile(other),
+            "words": [[len(words_of(a)) for a in answers] for answers in (mine, other)],
             "length_ratios": _length_ratios(mine, other),
             "novelty_drops": _novelty_drops(mine, other),
             "contrasts": base.contrasts | _contrasts(sides, shared),
         }
     )
+
+
+def pairs_of(
+    measured: Evaluation, sides: tuple[Side, Side], prompts: Sequence[HeldOutPrompt]
+) -> list[Pair]:
+    """Both answers to each prompt with their rewards."""
+    shown = {p.key: p.messages for p in prompts}
+    ours, theirs = (side.texts(measured.keys) for side in sides)
+    return [
+        Pair(
+            prompt_key=key,
+            prompt=list(shown[key]),
+            candidate=ours[key],
+            stable=theirs[key],
+            candidate_reward=a,
+            stable_reward=b,
+        )
+        for key, a, b in zip(measured.keys, *measured.rewards, strict=True)
+    ]
 
 
 def _contrasts(sides: tuple[Side, Side], keys: Sequence[str]) -> dict[str, Contrast]:

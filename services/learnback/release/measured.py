@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from learnback.contracts.models import VersionKind
+from learnback.ledger.evaluations import Pair
 from learnback.release.analysis import Contrast, Estimate
 from learnback.release.probes import AnswerProfile
 
@@ -105,6 +106,8 @@ class Evaluation(BaseModel):
     """1 for a win of the candidate, 0.5 for a tie, 0 for a loss."""
     rewards: list[list[float]] = []
     """The candidate's, then stable's."""
+    words: list[list[int]] = []
+    """The candidate's answers', then stable's."""
     length_ratios: list[float] = []
     """The candidate's words per stable's."""
     novelty_drops: list[float] = []
@@ -153,6 +156,8 @@ class GateReport(BaseModel):
     evaluation: Evaluation | None = None
     stable_revision: int | None = None
     """The alias's revision that the candidate was compared with."""
+    pairs: list[Pair] = Field(default=[], exclude=True)
+    """Both answers to each prompt: kept beside the report, where erasing reaches them."""
 
     def as_json(self) -> dict[str, Any]:
         """For the ledger."""
