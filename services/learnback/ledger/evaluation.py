@@ -4,7 +4,7 @@ training for ever."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +30,10 @@ class HeldOutPrompt:
     key: str
     messages: tuple[dict[str, Any], ...]
     created_at: datetime
+    asker: tuple[str, str] | None = None
+    """Tenant and user of whoever sent it last, where they are known."""
+    stranger: bool = False
+    """Whoever sent it is known, and no version has learned from anything that they said."""
 
 
 async def held_out_prompts(
@@ -46,8 +50,18 @@ async def held_out_prompts(
             known = found.get(prompt.key)
             if known is None or known.created_at < prompt.created_at:
                 found[prompt.key] = prompt
-    newest = sorted(found.values(), key=lambda p: (p.created_at, p.key), reverse=True)
-    return newest[:limit]
+    newest = sorted(found.values(), key=lambda p: (p.created_at, p.key), reverse=True)[:limit]
+    learned = await _learned_from(connection, {p.asker[1] for p in newest if p.asker})
+    return [replace(p, stranger=p.asker is not None and p.asker not in learned) for p in newest]
+
+
+async def _learned_from(connection: AsyncConnection, people: set[str]) -> set[tuple[str, str]]:
+    """Of these users, by tenant and name, those whose words some version was trained on."""
+    f = feedback.c
+    query = select(f.tenant, f.rater_id).where(
+        f.rater_id.in_(people), f.trained_version.is_not(None)
+    )
+    return {(tenant, rater) for tenant, rater in await connection.execute(query.distinct())}
 
 
 @dataclass(frozen=True)
@@ -115,8 +129,9 @@ async def _of_tenant(
         rows = await _page(connection, tenant, last)
         for row in rows:
             if len(found) < limit and row.prompt_key not in found and _usable(row, share):
+                asker = (tenant, row.subject) if row.subject else None
                 found[row.prompt_key] = HeldOutPrompt(
-                    row.prompt_key, tuple(row.prompt), row.created_at
+                    row.prompt_key, tuple(row.prompt), row.created_at, asker
                 )
         if len(found) >= limit or len(rows) < PAGE:
             break
@@ -128,6 +143,7 @@ async def _page(connection: AsyncConnection, tenant: str, last: Any) -> Sequence
     c = completions.c
     query = (
         select(c.id, c.created_at, c.prompt_key, c.prompt, c.stored, c.erased_at, c.status_code)
+        .add_columns(c.subject)
         .where(c.tenant == tenant)
         .order_by(c.created_at.desc(), c.id.desc())
         .limit(PAGE)

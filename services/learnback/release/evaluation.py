@@ -81,6 +81,9 @@ def compare(
             "rewards": [[round(r, 4) for r in side] for side in rewards],
             "keys": shared,
             "win_rate": win_rate(outcomes, seed=seed),
+            "strangers": win_rate(
+                [won for won, p in zip(outcomes, both, strict=True) if p.stranger], seed=seed
+            ),
             "candidate_answers": profile(mine),
             "stable_answers": profile(other),
             "words": [[len(words_of(a)) for a in answers] for answers in (mine, other)],

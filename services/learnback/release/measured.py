@@ -122,6 +122,8 @@ class Evaluation(BaseModel):
     """Whether the policy names a golden set."""
     max_regressions: int = 0
     """As the policy had it."""
+    strangers: Estimate | None = None
+    """The win rate on prompts of people whom no version has learned from; None: there are none."""
     candidate_answers: AnswerProfile | None = None
     stable_answers: AnswerProfile | None = None
     note: str | None = None

@@ -94,7 +94,7 @@ def _second_words(second: Second | None) -> str:
 
 
 def _win_rates(found: Evaluation) -> list[Part]:
-    rates = {"reward model": found.win_rate}
+    rates = {"reward model": found.win_rate, "on strangers' prompts": found.strangers}
     if found.second is not None:
         rates[found.second.name] = found.second.win_rate
     known = {name: rate for name, rate in rates.items() if rate is not None}
