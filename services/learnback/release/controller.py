@@ -1,8 +1,8 @@
 """The release controller: judges the newest candidate, promotes what passes, says what changed.
 
-All state is in the ledger: REGISTERED -> PASSED or REFUSED -> PROMOTED. Each step is one
-transaction that checks the state before it and the lease's token, so a controller that was killed
-at any point goes on where it was, and of two controllers only one has an effect.
+All state is in the ledger: REGISTERED -> PASSED or REFUSED -> PROMOTED or ROLLED_BACK. Each step is
+one transaction that checks the state before it and the lease's token, so a controller that was
+killed at any point goes on where it was, and of two controllers only one has an effect.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from learnback.release import metrics, operations
 from learnback.release.engine import CandidateFailing, Engine
 from learnback.release.gate import GateReport, Verdict, decide, refused, superseded
 from learnback.release.leadership import Leadership
+from learnback.release.loading import LOOK_EVERY
 from learnback.release.measuring import Evaluator
 from learnback.release.policy import ReleasePolicy
 from learnback.release.progress import Progress
@@ -42,8 +43,6 @@ from learnback.release.settings import ReleaseSettings
 
 log = logging.getLogger(__name__)
 
-GATE = "gate"
-"""Actor of automatic moves."""
 JUDGED = frozenset({VersionKind.ADAPTER, VersionKind.PROMPT})
 EXPECTED = (LearnbackError, RedisError, OSError)
 """What a look may end in without being a bug; the next one tries again."""
@@ -79,6 +78,7 @@ class Controller:
         self._attempts: dict[str, int] = {}
         self._announced: dict[Alias, int] = {}
         self._wake = asyncio.Event()
+        self._soon = False
 
     async def on_trained(self, messages: Sequence[ModelTrained]) -> None:
         """A message says "look now"; the ledger says what there is."""
@@ -126,7 +126,10 @@ class Controller:
         canary = running(versions, ways)
         if canary is None:
             return False
-        await self.rollout.look(canary.version, canary)
+        if canary.loading:
+            await self._load(canary.version)
+        else:
+            await self.rollout.look(canary.version, canary)
         await self.announce()
         return True
 
@@ -163,7 +166,7 @@ class Controller:
                         evaluating_since=None,
                         awaiting_step=0 if waits else None,
                         ended_at=None if passed else now(),
-                        **dict.fromkeys(("step", "step_since", "canary_since", "plan")),
+                        **dict.fromkeys(releases.PROGRESS),
                     )
         except LeaseLost as error:
             log.warning("%s: the verdict was not written: %s", version, error)
@@ -176,20 +179,26 @@ class Controller:
     async def promote(self) -> bool:
         """Let the newest version that passed and waits for nobody go on; whether an alias moved.
 
-        On to the first step of a canary, or to everybody where the policy has no smaller step.
+        Replicas load it, and as soon as all have it comes the first step of a canary, or everybody
+        where the policy has no smaller step.
         """
         versions, ways, _ = await self._read()
         newest = next((v for v in versions if v.state is VersionState.PASSED), None)
         if newest is None or way_of(ways, newest.name).awaiting_step is not None:
             return False
         try:
-            if self.policy.canary.steps[0].traffic < 1:
-                return await self.rollout.begin(newest.name, self.policy.canary)
-            moved = await operations.promote_passed(self.leadership.write, newest.name, GATE)
+            begun = await self.rollout.begin(newest.name, self.policy.canary)
+            if begun:
+                await self._load(newest.name)
         except LeaseLost as error:
             log.warning("%s was not promoted: %s", newest.name, error)
             return False
-        return moved is not None
+        return begun
+
+    async def _load(self, version: str) -> None:
+        """Go on if all replicas have it by now; else look again soon."""
+        found = await self.rollout.load(version)
+        self._soon = found is not None and not found.everywhere
 
     async def _choose(self) -> store.ModelVersion | None:
         """What to judge next; what was superseded is refused on the way."""
@@ -240,8 +249,11 @@ class Controller:
         return report.model_copy(update=kept)
 
     async def _wait(self) -> None:
+        pause = self.settings.look_every
+        if self._soon:
+            pause = min(pause, LOOK_EVERY)
         try:
-            async with asyncio.timeout(self.settings.look_every.total_seconds()):
+            async with asyncio.timeout(pause.total_seconds()):
                 await self._wake.wait()
         except TimeoutError:
             return
