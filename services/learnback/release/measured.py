@@ -101,11 +101,11 @@ class Evaluation(BaseModel):
     losses: int = 0
     win_rate: Estimate | None = None
     keys: list[str] = []
-    """The prompts that both answered: digests, never texts. All lists below are in this order."""
+    """The prompts whose answers were both judged: digests, never texts."""
     outcomes: list[float] = []
-    """1 for a win of the candidate, 0.5 for a tie, 0 for a loss."""
+    """By prompt of `keys`: 1 for a win of the candidate, 0.5 for a tie, 0 for a loss."""
     rewards: list[list[float]] = []
-    """The candidate's, then stable's."""
+    """The candidate's by prompt of `keys`, then stable's."""
     words: list[list[int]] = []
     """The candidate's answers', then stable's."""
     length_ratios: list[float] = []

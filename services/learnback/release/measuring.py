@@ -28,7 +28,7 @@ from learnback.release.gate import preconditions
 from learnback.release.golden import GoldenSet, read_golden
 from learnback.release.judging import find_judge, load_judge
 from learnback.release.measured import Evaluation
-from learnback.release.policy import ReleasePolicy
+from learnback.release.policy import GoldenPolicy, ReleasePolicy
 from learnback.release.progress import Progress
 from learnback.release.questions import Question, Side, of_prompts
 from learnback.release.second import Judging
@@ -69,7 +69,7 @@ class Evaluator:
         self.rate = judging.rate if judging else None
         self.judges = folder / "judges"
         self.cache = AnswerCache(folder / "answers")
-        self.golden: GoldenSet | None = read_golden(policy.golden.file) if policy.golden else None
+        self.golden = _golden(policy.golden) if policy.golden else None
         if self.golden is not None and self.golden.needs_judge and judging is None:
             raise Unprocessable("The golden set has checks by a judge; the policy names no judge.")
 
@@ -154,3 +154,10 @@ class Evaluator:
         if parent is None or parent.kind is VersionKind.BASE:
             return 0.0 if parent else None
         return parent.metrics.get(DISTANCE)
+
+
+def _golden(policy: GoldenPolicy) -> GoldenSet:
+    """The set that a policy names, or holds. Unprocessable says what is wrong with it."""
+    if policy.file is not None:
+        return read_golden(policy.file)
+    return GoldenSet(items=policy.items or (), folder=Path())
