@@ -100,7 +100,7 @@ def _win_rates(found: Evaluation) -> list[Part]:
     known = {name: rate for name, rate in rates.items() if rate is not None}
     if not known:
         return []
-    rows = [[name, _percent(rate), rate.n] for name, rate in known.items()]
+    rows: list[list[object]] = [[name, _percent(rate), rate.n] for name, rate in known.items()]
     rows.append(
         ["wins, ties, losses", f"{found.wins}, {found.ties}, {found.losses}", len(found.keys)]
     )
