@@ -135,7 +135,7 @@ def _golden(found: Evaluation) -> list[Part]:
     golden = found.golden
     if golden is None:
         return []
-    rows = [
+    rows: list[list[object]] = [
         ["items", golden.items],
         ["passed by stable", golden.stable_passed],
         ["passed by the candidate", golden.candidate_passed],
