@@ -22,6 +22,7 @@ gate:
   min_win_rate: 0.5
 canary:
   steps:
+    - {mirror: 5%, at_least: PT30M, min_people: 100}
     - {traffic: 1%, at_least: PT30M, min_people: 20}
     - {traffic: 10%, at_least: PT1H, min_people: 100}
     - {traffic: 50%, at_least: PT2H, min_people: 200}

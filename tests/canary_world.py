@@ -12,10 +12,10 @@ from sqlalchemy import insert
 from tests.release_world import World, a_completion
 
 from learnback.contracts.messages import CompletionScored, CompletionServed
-from learnback.contracts.models import CompletionEnd, Timings, VersionKind
+from learnback.contracts.models import CompletionEnd, Timings, Track, VersionKind
 from learnback.core.clock import now
 from learnback.core.ids import new_id, uuid7
-from learnback.inference.routing import Assignment, Servable, Snapshot, route
+from learnback.inference.routing import Assignment, Servable, Snapshot, position, route
 from learnback.ledger import completions, rewards
 from learnback.ledger.tables import feedback
 from learnback.registry import store
@@ -78,11 +78,27 @@ class Town:
             completion, signal = self._visit(given)
             served.append(completion)
             signals += signal
+            served += self._copy(release, completion)
         async with self.world.database.write() as connection:
             await completions.record(connection, served)
             await rewards.record(connection, [self._scored(one) for one in served])
             if signals:
                 await connection.execute(insert(feedback), signals)
+
+    def _copy(self, release: store.Release, shown: CompletionServed) -> list[CompletionServed]:
+        """The candidate's answer to a copy of the request, as inference would record it."""
+        candidate = release.candidate
+        if candidate.version is None or shown.track is not Track.STABLE:
+            return []
+        if position(shown.subject or "", f"mirror\0{candidate.version}") >= candidate.mirror:
+            return []
+        assigned = Assignment(
+            Servable(candidate.version, VersionKind.ADAPTER, candidate.version),
+            Track.MIRRORED,
+            candidate.mirror,
+        )
+        unseen, _ = self._visit(assigned)
+        return [unseen.model_copy(update={"pair": shown.id})]
 
     def _scored(self, served: CompletionServed) -> CompletionScored:
         habits = self.habits.get(served.version, self.default)
@@ -97,7 +113,7 @@ class Town:
             score=self.random.gauss(habits.reward, 1.0),
         )
 
-    def _visit(self, given: Assignment) -> tuple[Any, list[dict[str, Any]]]:
+    def _visit(self, given: Assignment) -> tuple[CompletionServed, list[dict[str, Any]]]:
         habits = self.habits.get(given.version.name, self.default)
         failed = self.random.random() < habits.fails
         completion = a_completion(

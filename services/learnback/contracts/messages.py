@@ -70,6 +70,9 @@ class CompletionServed(Message):
     timings: Timings
     prompt_strategy: str | None = None
     """Version whose prompt strategy was applied; None: the prompt went through as it came."""
+    pair: str | None = None
+    """Of a mirrored answer: the id of the answer that was shown. A reader without it can't compare
+    the two."""
 
     @property
     def key(self) -> str:

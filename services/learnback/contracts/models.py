@@ -66,6 +66,8 @@ class Track(StrEnum):
     STABLE = "stable"
     CANDIDATE = "candidate"
     PINNED = "pinned"
+    MIRRORED = "mirrored"
+    """Nobody saw this answer: it is a candidate's to a copy of a request."""
 
 
 class CompletionEnd(StrEnum):

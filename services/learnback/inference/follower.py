@@ -369,6 +369,7 @@ def advance(current: Snapshot, release: Release, *, may_replace: bool = True) ->
         stable=shown,
         candidate=tried,
         weight=release.candidate.weight if tried is not None else 0.0,
+        mirror=release.candidate.mirror if tried is not None else 0.0,
     )
 
 

@@ -41,6 +41,8 @@ class Snapshot:
     """None as well while this replica has not loaded it."""
     weight: float = 0.0
     """The candidate's share of subjects, 0 to 1."""
+    mirror: float = 0.0
+    """The share of subjects of whose requests the candidate gets a copy, 0 to 1."""
     ready: frozenset[str] = frozenset()
     """Adapters that the engine has loaded."""
 

@@ -41,6 +41,14 @@ class Served:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """One request that two versions answered: one answer was shown, the other was not."""
+
+    shown: Served
+    unseen: Served
+
+
+@dataclass(frozen=True)
 class Signal:
     """What somebody said of a completion; `body` as it was sent."""
 
@@ -92,6 +100,52 @@ def _served(row: Any) -> Served:
         failed=row.end == CompletionEnd.ENGINE_ERROR.value or row.status_code >= 500,
         abandoned=row.end == CompletionEnd.CLIENT_DISCONNECTED.value,
         first_byte_s=row.first_byte_s,
+    )
+
+
+async def copies_between(
+    connection: AsyncConnection, version: str, after: datetime, until: datetime
+) -> list[Copy]:
+    """What `version` answered to copies of requests, by when the copied request came.
+
+    `after` is exclusive, `until` inclusive. An answer to a copy failed if there is none, whatever
+    the engine says: the same request was answered.
+    """
+    shown, unseen = completions.alias("shown"), completions.alias("unseen")
+    query = (
+        select(
+            *(c.label(f"shown_{c.name}") for c in _outcome(shown)),
+            *(c.label(f"unseen_{c.name}") for c in _outcome(unseen)),
+        )
+        .join_from(unseen, shown, shown.c.id == unseen.c.pair)
+        .where(
+            unseen.c.version == version,
+            unseen.c.track == Track.MIRRORED.value,
+            shown.c.tenant == unseen.c.tenant,
+            shown.c.created_at > after,
+            shown.c.created_at <= until,
+        )
+        .order_by(shown.c.created_at, shown.c.id)
+    )
+    rows = (await connection.execute(query)).mappings()
+    return [Copy(_side(row, "shown"), _side(row, "unseen")) for row in rows]
+
+
+def _outcome(table: Any) -> list[Any]:
+    c = table.c
+    return [c.id, c.created_at, c.subject, c.end, c.first_byte_s]
+
+
+def _side(row: Any, name: str) -> Served:
+    return Served(
+        id=row[f"{name}_id"],
+        at=row[f"{name}_created_at"],
+        subject=row[f"{name}_subject"],
+        candidate=name == "unseen",
+        weight=0.0,
+        failed=row[f"{name}_end"] != CompletionEnd.COMPLETE.value,
+        abandoned=False,
+        first_byte_s=row[f"{name}_first_byte_s"],
     )
 
 

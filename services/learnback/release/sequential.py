@@ -97,6 +97,20 @@ def scores(people: People) -> Scores:
     return Scores(z, variance, low, high, (n0 >= least) & (n1 >= least))
 
 
+def paired(difference: Floats) -> Scores:
+    """Scores of people to whom both versions answered: candidate minus stable, (n,), in [-1, 1].
+
+    Each is an observation of the difference itself, so nothing has to be known of who got what; the
+    stake on it rests on the people before alone.
+    """
+    n = _before(np.ones(difference.shape))
+    mean = _before(difference) / (PRIOR + n)
+    square = (PRIOR * 0.5 + _before(difference * difference)) / (PRIOR + n)
+    variance = np.maximum(square - mean * mean, 0.05 * PRIOR / (PRIOR + n) + 1e-6)
+    ones = np.ones(difference.shape)
+    return Scores(difference, variance, -ones, ones, ones.astype(np.bool_))
+
+
 def log_wealth(found: Scores, margin: float, *, above: bool) -> Floats:
     """Log of the wealth after each person, (..., n): an e-process, at most 1 in the mean if the
     difference is never over `margin` (`above`), or never under it (not `above`)."""

@@ -1,0 +1,96 @@
+"""A request made fit for the engine, for the version that answers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from learnback.contracts.models import Endpoint
+from learnback.core.errors import BadRequest
+from learnback.inference import body as bodies
+from learnback.inference import prompts
+from learnback.inference.routing import Assignment
+from learnback.inference.services import Services
+from learnback.ledger.keys import Principal
+
+ID_PREFIX: dict[Endpoint, str] = {
+    "chat.completions": "chatcmpl-",
+    "completions": "cmpl-",
+    "responses": "resp_",
+}
+"""What engines put before the request id to make the response's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What somebody asked, whoever answers it."""
+
+    endpoint: Endpoint
+    body: bytes
+    """As it came."""
+    peeked: bodies.Peek
+    headers: bodies.Headers
+    """Those that go on to the engine."""
+    principal: Principal
+    subject: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that is fit for the engine."""
+
+    asked: Asked
+    request_id: str
+    completion_id: str
+    rewritten: bytes
+    headers: bodies.Headers
+    assignment: Assignment
+    prompt_strategy: str | None
+    pair: str | None = None
+    """The id of the answer that is shown instead of this one's."""
+
+
+def prepare(
+    services: Services,
+    asked: Asked,
+    fields: bodies.Fields,
+    assignment: Assignment,
+    request_id: str,
+    pair: str | None = None,
+) -> Prepared:
+    """The request for the version that is assigned. `fields` are the body's, and change."""
+    strategy = _apply_strategy(assignment, asked, fields)
+    completion_id = ID_PREFIX[asked.endpoint] + request_id
+    rewritten = bodies.rewrite(
+        fields,
+        assignment.version.engine_model,
+        asked.endpoint,
+        completion_id,
+        services.settings.drop_fields,
+    )
+    return Prepared(
+        asked=asked,
+        request_id=request_id,
+        completion_id=completion_id,
+        rewritten=rewritten,
+        headers=bodies.engine_headers(asked.headers, rewritten, request_id),
+        assignment=assignment,
+        prompt_strategy=strategy,
+        pair=pair,
+    )
+
+
+def _apply_strategy(assignment: Assignment, asked: Asked, fields: bodies.Fields) -> str | None:
+    """Change `fields` as the version's prompt strategy says; its name if it changed anything."""
+    config = assignment.version.strategy
+    if config is None:
+        return None
+    try:
+        request = msgspec.json.decode(asked.body)
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"The body is not JSON: {error}.") from None
+    changed = prompts.apply(config, asked.endpoint, request)
+    for name, value in changed.items():
+        fields[name] = msgspec.Raw(msgspec.json.encode(value))
+    return assignment.version.name if changed else None

@@ -1,0 +1,56 @@
+"""Hands over to the recorder what an exchange was."""
+
+from __future__ import annotations
+
+import logging
+
+from learnback.inference import metrics
+from learnback.inference.exchange import Exchange
+from learnback.inference.prepare import Prepared
+from learnback.inference.served import Served
+from learnback.inference.services import Services
+
+log = logging.getLogger(__name__)
+
+
+def record(services: Services, prepared: Prepared, exchange: Exchange) -> None:
+    """Record it. The request is answered; nothing that goes wrong here must change that."""
+    try:
+        services.recorder.submit(_served(services, prepared, exchange))
+    except Exception:
+        log.exception("%s was not recorded", prepared.completion_id)
+        metrics.DROPPED.labels("bug").inc()
+
+
+def is_stored(services: Services, prepared: Prepared) -> bool:
+    """Whether the answer's content is kept."""
+    store = prepared.asked.peeked.store
+    return services.settings.store_default if store is None else store
+
+
+def _served(services: Services, prepared: Prepared, exchange: Exchange) -> Served:
+    asked, assignment = prepared.asked, prepared.assignment
+    metadata = asked.peeked.metadata or {}
+    return Served(
+        id=prepared.completion_id,
+        tenant=asked.principal.tenant,
+        created_at=exchange.created_at,
+        endpoint=asked.endpoint,
+        version=assignment.version.name,
+        track=assignment.track,
+        probability=assignment.probability,
+        prompt_strategy=prepared.prompt_strategy,
+        request=asked.body,
+        answer=exchange.answer,
+        event_stream=exchange.event_stream,
+        streamed=bool(asked.peeked.stream),
+        stored=is_stored(services, prepared),
+        status=exchange.status or 500,
+        end=exchange.end,
+        subject=asked.subject,
+        session=metadata.get("session_id"),
+        metadata=metadata,
+        first_byte_s=exchange.first_byte_s,
+        duration_s=exchange.duration_s,
+        pair=prepared.pair,
+    )

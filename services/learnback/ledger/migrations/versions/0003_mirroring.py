@@ -1,0 +1,27 @@
+"""Copies of requests whose answer nobody sees"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+SHARED = ("aliases", "alias_history")
+
+
+def upgrade() -> None:
+    for table in SHARED:
+        with op.batch_alter_table(table, schema=None) as batch_op:
+            batch_op.add_column(sa.Column("mirror", sa.Float(), server_default="0", nullable=False))
+    with op.batch_alter_table("completions", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("pair", sa.String(length=96), nullable=True))
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("completions", schema=None) as batch_op:
+        batch_op.drop_column("pair")
+    for table in SHARED:
+        with op.batch_alter_table(table, schema=None) as batch_op:
+            batch_op.drop_column("mirror")
