@@ -71,8 +71,10 @@ class CompletionServed(Message):
     prompt_strategy: str | None = None
     """Version whose prompt strategy was applied; None: the prompt went through as it came."""
     pair: str | None = None
-    """Of a mirrored answer: the id of the answer that was shown. A reader without it can't compare
-    the two."""
+    """Of a mirrored answer: the id of the answer that was shown. Of two that were shown side by
+    side: an id of the two. A reader without it can't compare them."""
+    place: int | None = None
+    """Of two answers side by side: 0 was shown first, 1 second."""
 
     @property
     def key(self) -> str:

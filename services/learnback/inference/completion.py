@@ -45,6 +45,7 @@ async def completion_of(served: Served) -> CompletionServed:
         timings=Timings(first_byte_s=served.first_byte_s, duration_s=served.duration_s),
         prompt_strategy=served.prompt_strategy,
         pair=served.pair,
+        place=served.place,
     )
 
 

@@ -19,10 +19,11 @@ from learnback.core.errors import LearnbackError, Unavailable
 from learnback.core.ids import uuid7
 from learnback.inference import body as bodies
 from learnback.inference import metrics, pages
+from learnback.inference.compare import COMPARE, answer_both, pair_of
 from learnback.inference.exchange import Exchange
 from learnback.inference.mirror import Mirror
 from learnback.inference.prepare import Asked, Prepared, prepare
-from learnback.inference.recording import record
+from learnback.inference.recording import measure, record
 from learnback.inference.routing import subject_of
 from learnback.inference.services import Services, inside_vllm
 from learnback.ledger.keys import require_scope
@@ -100,8 +101,13 @@ class LearnbackMiddleware:
             metrics.REFUSED.labels(error.code).inc()
             await pages.answer_error(send, error)
             return
-        if prepared is not None:
+        if prepared is None:
+            return
+        pair = pair_of(self._opened(), prepared) if prepared.asked.compares else None
+        if pair is None:
             await self._serve(scope, receive, send, prepared)
+        else:
+            await answer_both(self.app, self._opened(), pair, scope, receive, send)
 
     def _opened(self) -> Services:
         if self._services is None:
@@ -129,7 +135,8 @@ class LearnbackMiddleware:
             principal.tenant, peeked.safety_identifier, peeked.user, principal.key_id
         )
         assignment = await services.follower.assign(peeked.model, subject or request_id)
-        asked = Asked(endpoint, original, peeked, kept, principal, subject)
+        compares = ours.get(COMPARE) == b"1"
+        asked = Asked(endpoint, original, peeked, kept, principal, subject, compares)
         return prepare(services, asked, fields, assignment, request_id)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, prepared: Prepared) -> None:
@@ -151,7 +158,7 @@ class LearnbackMiddleware:
                 uses.end(adapter)
             if not exchange.complete:  # it broke off, so nobody was told of its last piece
                 record(services, prepared, exchange)
-            _measure(prepared, exchange)
+            measure(prepared, exchange)
             if services.follower.snapshot.mirror and self._mirror is not None:
                 self._mirror.offer(scope, prepared, exchange)
 
@@ -176,11 +183,3 @@ def _response_headers(prepared: Prepared, *, honest_id: bool) -> bodies.Headers:
     if honest_id:
         headers.append((b"x-learnback-completion-id", prepared.completion_id.encode()))
     return headers
-
-
-def _measure(prepared: Prepared, exchange: Exchange) -> None:
-    endpoint, track = prepared.asked.endpoint, prepared.assignment.track.value
-    metrics.requests(endpoint, track, exchange.status).inc()
-    metrics.duration(endpoint, track).observe(exchange.duration_s)
-    if exchange.first_byte_s is not None:
-        metrics.first_byte(endpoint, track).observe(exchange.first_byte_s)

@@ -10,12 +10,13 @@ import asyncio
 import logging
 from types import TracebackType
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Scope
 
 from learnback.contracts.models import CompletionEnd, Track
 from learnback.core.ids import uuid7
 from learnback.inference import body as bodies
 from learnback.inference import metrics
+from learnback.inference.aside import aside
 from learnback.inference.exchange import Exchange
 from learnback.inference.prepare import Prepared, prepare
 from learnback.inference.recording import is_stored, record
@@ -97,7 +98,7 @@ class Mirror:
                 uuid7(),
                 pair=prepared.completion_id,
             )
-            exchange = await aside(self.app, scope, self.services, copy, LONGEST_S)
+            exchange = await aside(self.app, scope, self.services, copy, longest_s=LONGEST_S)
         except Exception:  # nobody waits for it: the edge of this task
             log.exception("the copy of %s", prepared.completion_id)
             metrics.MIRRORED.labels("failed").inc()
@@ -105,34 +106,3 @@ class Mirror:
         record(self.services, copy, exchange)
         well = exchange.end is CompletionEnd.COMPLETE
         metrics.MIRRORED.labels("answered" if well else "failed").inc()
-
-
-async def aside(
-    app: ASGIApp, scope: Scope, services: Services, prepared: Prepared, longest_s: float
-) -> Exchange:
-    """Have the engine answer to nobody; the exchange holds what it said, if anything."""
-    exchange = Exchange(prepared.rewritten, [], _stays, _unheard, lambda exchange: None)
-    adapter, uses = prepared.assignment.version.needs, services.follower.uses
-    if adapter is not None:
-        uses.begin(adapter)
-    try:
-        async with asyncio.timeout(longest_s):
-            await app({**scope, "headers": prepared.headers}, exchange.receive, exchange.send)
-    except TimeoutError:
-        log.warning("%s took over %g s", prepared.completion_id, longest_s)
-    except Exception:  # the engine's own app may raise anything; the exchange says that it failed
-        log.exception("the engine did not answer %s", prepared.completion_id)
-    finally:
-        if adapter is not None:
-            uses.end(adapter)
-    return exchange
-
-
-async def _stays() -> Message:
-    """The one who asks is ourselves, and we stay."""
-    await asyncio.get_running_loop().create_future()
-    raise AssertionError
-
-
-async def _unheard(message: Message) -> None:
-    return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import msgspec
 
-from learnback.contracts.models import Endpoint
+from learnback.contracts.models import Endpoint, VersionKind
 from learnback.core.errors import BadRequest
 from learnback.inference import body as bodies
 from learnback.inference import prompts
@@ -34,6 +35,8 @@ class Asked:
     """Those that go on to the engine."""
     principal: Principal
     subject: str | None
+    compares: bool = False
+    """They want two answers side by side, if there are two versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,9 @@ class Prepared:
     assignment: Assignment
     prompt_strategy: str | None
     pair: str | None = None
-    """The id of the answer that is shown instead of this one's."""
+    """The id of the answer that is shown instead of this one's, or of the two side by side."""
+    place: int | None = None
+    """Of two side by side: 0 is shown first."""
 
 
 def prepare(
@@ -57,10 +62,14 @@ def prepare(
     fields: bodies.Fields,
     assignment: Assignment,
     request_id: str,
+    *,
     pair: str | None = None,
+    place: int | None = None,
 ) -> Prepared:
     """The request for the version that is assigned. `fields` are the body's, and change."""
     strategy = _apply_strategy(assignment, asked, fields)
+    if assignment.version.kind is VersionKind.PROMPT:
+        fields["cache_salt"] = _salt(assignment.version.name, fields.get("cache_salt"))
     completion_id = ID_PREFIX[asked.endpoint] + request_id
     rewritten = bodies.rewrite(
         fields,
@@ -78,7 +87,18 @@ def prepare(
         assignment=assignment,
         prompt_strategy=strategy,
         pair=pair,
+        place=place,
     )
+
+
+def _salt(version: str, given: msgspec.Raw | None) -> msgspec.Raw:
+    """Keeps a prompt version's prefixes apart from those of others on the same weights.
+
+    vLLM tells adapters apart by their names and files. Without a salt a candidate that changes only
+    the prompt would find stable's prefixes computed already, and look faster than it is.
+    """
+    digest = hashlib.sha256(version.encode() + b"\0" + bytes(given or b"")).hexdigest()
+    return msgspec.Raw(msgspec.json.encode(digest[:32]))
 
 
 def _apply_strategy(assignment: Assignment, asked: Asked, fields: bodies.Fields) -> str | None:

@@ -22,6 +22,15 @@ def record(services: Services, prepared: Prepared, exchange: Exchange) -> None:
         metrics.DROPPED.labels("bug").inc()
 
 
+def measure(prepared: Prepared, exchange: Exchange) -> None:
+    """Count an answer that a person asked for."""
+    endpoint, track = prepared.asked.endpoint, prepared.assignment.track.value
+    metrics.requests(endpoint, track, exchange.status).inc()
+    metrics.duration(endpoint, track).observe(exchange.duration_s)
+    if exchange.first_byte_s is not None:
+        metrics.first_byte(endpoint, track).observe(exchange.first_byte_s)
+
+
 def is_stored(services: Services, prepared: Prepared) -> bool:
     """Whether the answer's content is kept."""
     store = prepared.asked.peeked.store
@@ -53,4 +62,5 @@ def _served(services: Services, prepared: Prepared, exchange: Exchange) -> Serve
         first_byte_s=exchange.first_byte_s,
         duration_s=exchange.duration_s,
         pair=prepared.pair,
+        place=prepared.place,
     )

@@ -34,4 +34,6 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     first_byte_s: float | None
     duration_s: float
     pair: str | None = None
-    """Of an answer that nobody saw, the id of the one that was shown."""
+    """Of an answer that nobody saw, the id of the one that was shown; of two side by side, an id of
+    the two."""
+    place: int | None = None

@@ -41,11 +41,11 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Copy:
-    """One request that two versions answered: one answer was shown, the other was not."""
+class Pair:
+    """One request that both versions answered."""
 
-    shown: Served
-    unseen: Served
+    stable: Served
+    candidate: Served
 
 
 @dataclass(frozen=True)
@@ -105,30 +105,46 @@ def _served(row: Any) -> Served:
 
 async def copies_between(
     connection: AsyncConnection, version: str, after: datetime, until: datetime
-) -> list[Copy]:
+) -> list[Pair]:
     """What `version` answered to copies of requests, by when the copied request came.
 
-    `after` is exclusive, `until` inclusive. An answer to a copy failed if there is none, whatever
-    the engine says: the same request was answered.
+    `after` is exclusive, `until` inclusive.
     """
-    shown, unseen = completions.alias("shown"), completions.alias("unseen")
-    query = (
-        select(
-            *(c.label(f"shown_{c.name}") for c in _outcome(shown)),
-            *(c.label(f"unseen_{c.name}") for c in _outcome(unseen)),
-        )
-        .join_from(unseen, shown, shown.c.id == unseen.c.pair)
-        .where(
-            unseen.c.version == version,
-            unseen.c.track == Track.MIRRORED.value,
-            shown.c.tenant == unseen.c.tenant,
-            shown.c.created_at > after,
-            shown.c.created_at <= until,
-        )
-        .order_by(shown.c.created_at, shown.c.id)
+    stable, candidate = completions.alias("stable"), completions.alias("candidate")
+    query = _pairs(stable, candidate, version, after, until).where(
+        candidate.c.track == Track.MIRRORED.value, stable.c.id == candidate.c.pair
     )
-    rows = (await connection.execute(query)).mappings()
-    return [Copy(_side(row, "shown"), _side(row, "unseen")) for row in rows]
+    return [_pair(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def compared_between(
+    connection: AsyncConnection, version: str, after: datetime, until: datetime
+) -> list[Pair]:
+    """Answers of `version` and of stable that were shown side by side, by when they were."""
+    stable, candidate = completions.alias("stable"), completions.alias("candidate")
+    query = _pairs(stable, candidate, version, after, until).where(
+        candidate.c.track == Track.COMPARED.value,
+        stable.c.pair == candidate.c.pair,
+        stable.c.id != candidate.c.id,
+    )
+    return [_pair(row) for row in (await connection.execute(query)).mappings()]
+
+
+def _pairs(stable: Any, candidate: Any, version: str, after: datetime, until: datetime) -> Any:
+    """Both answers in one row; which two belong together is left to say."""
+    return (
+        select(
+            *(c.label(f"stable_{c.name}") for c in _outcome(stable)),
+            *(c.label(f"candidate_{c.name}") for c in _outcome(candidate)),
+        )
+        .where(
+            candidate.c.version == version,
+            stable.c.tenant == candidate.c.tenant,
+            stable.c.created_at > after,
+            stable.c.created_at <= until,
+        )
+        .order_by(stable.c.created_at, stable.c.id)
+    )
 
 
 def _outcome(table: Any) -> list[Any]:
@@ -136,12 +152,16 @@ def _outcome(table: Any) -> list[Any]:
     return [c.id, c.created_at, c.subject, c.end, c.first_byte_s]
 
 
+def _pair(row: Any) -> Pair:
+    return Pair(_side(row, "stable"), _side(row, "candidate"))
+
+
 def _side(row: Any, name: str) -> Served:
     return Served(
         id=row[f"{name}_id"],
         at=row[f"{name}_created_at"],
         subject=row[f"{name}_subject"],
-        candidate=name == "unseen",
+        candidate=name == "candidate",
         weight=0.0,
         failed=row[f"{name}_end"] != CompletionEnd.COMPLETE.value,
         abandoned=False,

@@ -69,6 +69,7 @@ def _row(message: CompletionServed) -> dict[str, Any]:
         "recorded_at": now(),
         "erased_at": None,
         "pair": message.pair,
+        "place": message.place,
     }
 
 

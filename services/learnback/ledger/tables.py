@@ -75,13 +75,16 @@ completions = Table(
     Column("recorded_at", UtcDateTime, nullable=False),
     Column("erased_at", UtcDateTime),
     Column("pair", ID),
+    Column("place", Integer),
     Index(None, "tenant", "created_at"),
     Index(None, "tenant", "session"),
     Index(None, "version"),
     Index(None, "created_at"),
+    Index(None, "pair"),
 )
 """`prompt_key` is a digest of the canonical prompt: what "the same prompt" means. `pair` is, of an
-answer that nobody saw, the id of the one that was shown."""
+answer that nobody saw, the id of the one that was shown; of two that were shown side by side, an id
+of the two, and `place` is 0 for the first of them."""
 
 feedback = Table(
     "feedback",

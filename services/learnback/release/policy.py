@@ -73,9 +73,12 @@ class Measure(StrEnum):
     """What a canary looks at, per person: always a number in [0, 1], where more is better."""
 
     FEEDBACK = "feedback"
-    """What people say: thumbs, ratings, corrections, preferences between the two versions."""
+    """What people say of an answer: thumbs, ratings, corrections, comparisons with another one."""
     REWARD = "reward"
     """The learned reward of all their answers, as a share of what stable's answers score below."""
+    PREFERENCE = "preference"
+    """Which of two answers side by side they prefer, where requests ask for both: how much more
+    often the candidate wins than loses, in [-1, 1]."""
     ERRORS = "errors"
     """Share of requests that did not fail."""
     ABANDONED = "abandoned"

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from learnback.core.clock import now
 from learnback.ledger import canaries
 from learnback.ledger.database import Database
-from learnback.release.canary import measure
+from learnback.release.canary import measure, measure_pairs
+from learnback.release.comparing import Comparisons
 from learnback.release.mirroring import Copies
 from learnback.release.observing import (
     QUICK,
@@ -21,7 +22,7 @@ from learnback.release.observing import (
 )
 from learnback.release.places import Places
 from learnback.release.plans import OVERLAP, SETTLE, Plan, Sight, latencies
-from learnback.release.policy import Step
+from learnback.release.policy import Measure, Step
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Watch:
     quick: Crowd = field(init=False)
     slow: Crowd = field(init=False)
     copies: Copies = field(init=False)
+    comparisons: Comparisons = field(init=False)
     _evidence: Evidence = field(init=False)
     _rewards: Places = field(init=False)
     _read_to: datetime = field(init=False)
@@ -46,6 +48,7 @@ class Watch:
         self.quick = Crowd(min(QUICK_WINDOW, self.plan.policy.window))
         self.slow = Crowd(self.plan.policy.window)
         self.copies = Copies(self.version, self.plan, self.since, self.settle)
+        self.comparisons = Comparisons(self.version, self.plan.policy.window)
         self._evidence = Evidence()
         self._rewards = Places(self.plan.stable)
         self._read_to = self.since
@@ -65,6 +68,7 @@ class Watch:
         after = max(self.since, self._read_to - OVERLAP)
         async with database.read() as connection:
             rows = await canaries.served_between(connection, after, until)
+            await self.comparisons.read(connection, after, until)
         fresh = [row for row in rows if row.id not in self._seen]
         self._seen = {i: at for i, at in self._seen.items() if at > after - OVERLAP}
         self._seen |= {row.id: row.at for row in fresh}
@@ -87,11 +91,15 @@ class Watch:
         policy = self.plan.policy
         measured = []
         for metric in policy.metrics:
+            if metric.measure is Measure.PREFERENCE:
+                found = self.comparisons.differences()
+                measured.append(measure_pairs(found, metric, policy.alpha))
+                continue
             crowd = self.quick if metric.measure in QUICK else self.slow
             people = people_of(
                 metric.measure, crowd.closed, self._evidence, policy.slow, policy.window
             )
             measured.append(measure(people, metric, policy.alpha))
         at_step = sum(1 for p in self.slow.closed if p.treated and p.weight == weight)
-        exposed = len(self.slow.with_candidate)
+        exposed = len(self.slow.with_candidate | self.comparisons.crowd.people)
         return Sight(measured, at_step, latencies(self._first_bytes), exposed)
