@@ -206,6 +206,17 @@ def test_paired_differences_of_equal_versions_are_rarely_called_harm() -> None:
         assert ever.mean() <= 0.05
 
 
+def test_who_takes_the_first_answer_tells_equal_versions_apart_by_nothing() -> None:
+    rng = np.random.default_rng(5)
+    shape = (400, 800)
+    first, reads = rng.random(shape) < 0.5, rng.random(shape) > 0.6
+    votes = np.where(np.where(reads, rng.random(shape) < 0.5, first), 1.0, -1.0)
+    found = paired(votes, first.astype(np.float64))
+    for above in (True, False):
+        ever = (log_wealth(found, 0.0, above=above) >= np.log(1 / 0.05)).any(axis=1)
+        assert ever.mean() <= 0.05
+
+
 def test_paired_differences_tell_a_worse_version_from_an_equal_one() -> None:
     rng = np.random.default_rng(4)
     worse = rng.choice([-1.0, 0.0, 1.0], p=[0.3, 0.6, 0.1], size=(50, 400))

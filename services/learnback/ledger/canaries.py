@@ -46,6 +46,8 @@ class Pair:
 
     stable: Served
     candidate: Served
+    first: bool | None = None
+    """Whether the candidate's answer stood first; None: nobody saw it."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,13 @@ def _pairs(stable: Any, candidate: Any, version: str, after: datetime, until: da
 
 def _outcome(table: Any) -> list[Any]:
     c = table.c
-    return [c.id, c.created_at, c.subject, c.end, c.first_byte_s]
+    return [c.id, c.created_at, c.subject, c.end, c.first_byte_s, c.place]
 
 
 def _pair(row: Any) -> Pair:
-    return Pair(_side(row, "stable"), _side(row, "candidate"))
+    place = row["candidate_place"]
+    first = None if place is None else place == 0
+    return Pair(_side(row, "stable"), _side(row, "candidate"), first)
 
 
 def _side(row: Any, name: str) -> Served:

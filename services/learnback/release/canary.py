@@ -107,10 +107,16 @@ def measure(people: People, metric: Metric, alpha: float) -> Measured:
     )
 
 
-def measure_pairs(difference: Floats, metric: Metric, alpha: float) -> Measured:
-    """Test one metric on people to whom both versions answered; nan: nothing is known of them."""
-    known = difference[~np.isnan(difference)]
-    found = paired(known)
+def measure_pairs(
+    difference: Floats, metric: Metric, alpha: float, first: Floats | None = None
+) -> Measured:
+    """Test one metric on people to whom both versions answered; nan: nothing is known of them.
+
+    `first` as in `sequential.paired`.
+    """
+    told = ~np.isnan(difference)
+    known = difference[told]
+    found = paired(known, None if first is None else first[told])
     empty = known.size == 0
     low, high = (-1.0, 1.0) if empty else interval(found, alpha)
     return Measured(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -10,10 +10,21 @@ import numpy as np
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.ledger import canaries
-from learnback.ledger.canaries import Pair, Signal
+from learnback.ledger.canaries import Signal
+from learnback.release.canary import Measured, measure_pairs
 from learnback.release.observing import scored
 from learnback.release.pairs import Paired, PairedCrowd
-from learnback.release.sequential import Floats
+from learnback.release.policy import Metric
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one person said of the answers that they saw side by side."""
+
+    difference: float
+    """How much more often the candidate won than lost, in [-1, 1]; nan if they were silent."""
+    first: float
+    """How often its answer stood first, of those."""
 
 
 @dataclass
@@ -23,7 +34,7 @@ class Comparisons:
     version: str
     window: timedelta
     crowd: PairedCrowd = field(init=False)
-    _said: list[float] = field(default_factory=list)
+    _said: list[Said] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Nobody has been seen."""
@@ -37,28 +48,27 @@ class Comparisons:
         signals = await canaries.signals_about(connection, ids)
         self._said += [preference(person, signals, self.window) for person in over]
 
-    def differences(self) -> Floats:
-        """For each person how much more often the candidate won than lost, (n,), in [-1, 1]; nan
-        for the silent."""
-        return np.array(self._said, dtype=np.float64)
+    def measure(self, metric: Metric, alpha: float) -> Measured:
+        """Test what was said so far."""
+        difference = np.array([s.difference for s in self._said], dtype=np.float64)
+        first = np.array([s.first for s in self._said], dtype=np.float64)
+        return measure_pairs(difference, metric, alpha, first)
 
 
-def preference(person: Paired, signals: Sequence[Signal], window: timedelta) -> float:
+def preference(person: Paired, signals: Sequence[Signal], window: timedelta) -> Said:
     """Wins of the candidate less its losses, over what a person said of their pairs in time."""
     pairs = {pair.candidate.id: pair for pair in person.pairs}
-    said = []
+    votes: list[tuple[float, bool]] = []
     for signal in signals:
-        votes = dict(scored(signal)) if signal.kind == "preference" else {}
-        for candidate_id in votes.keys() & pairs.keys():
-            if signal.at <= person.since + window:
-                said.append(_vote(votes, pairs[candidate_id]))
-    known = [vote for vote in said if vote is not None]
-    return sum(known) / len(known) if known else float("nan")
-
-
-def _vote(votes: Mapping[str, float], pair: Pair) -> float | None:
-    """1 if the candidate's answer won, -1 if it lost, 0 for a tie, by whichever place it had; None
-    if it was compared with another answer."""
-    if pair.stable.id not in votes:
-        return None
-    return votes[pair.candidate.id] - votes[pair.stable.id]
+        if signal.kind != "preference" or signal.at > person.since + window:
+            continue
+        given = dict(scored(signal))
+        for candidate_id in given.keys() & pairs.keys():
+            pair = pairs[candidate_id]
+            if pair.stable.id in given:  # else it was compared with another answer
+                vote = given[candidate_id] - given[pair.stable.id]
+                votes.append((vote, bool(pair.first)))
+    if not votes:
+        return Said(float("nan"), 0.5)
+    said, first = zip(*votes, strict=True)
+    return Said(sum(said) / len(votes), sum(first) / len(votes))

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from learnback.core.clock import now
 from learnback.ledger import canaries
 from learnback.ledger.database import Database
-from learnback.release.canary import measure, measure_pairs
+from learnback.release.canary import measure
 from learnback.release.comparing import Comparisons
 from learnback.release.mirroring import Copies
 from learnback.release.observing import (
@@ -92,8 +92,7 @@ class Watch:
         measured = []
         for metric in policy.metrics:
             if metric.measure is Measure.PREFERENCE:
-                found = self.comparisons.differences()
-                measured.append(measure_pairs(found, metric, policy.alpha))
+                measured.append(self.comparisons.measure(metric, policy.alpha))
                 continue
             crowd = self.quick if metric.measure in QUICK else self.slow
             people = people_of(
