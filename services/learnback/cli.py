@@ -26,6 +26,9 @@ PROCESSES = {
     "operator": ("learnback.operator.app", "Show releases as Kubernetes objects."),
 }
 
+SCOPES = ["infer", "feedback", "release", "train", "admin"]
+"""As in contracts.models.Scope, which takes too long to import here; a test compares."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="learnback")
@@ -134,6 +137,34 @@ def demo(list_only: bool, **options: Any) -> None:
     sys.exit(run_demo(**options))
 
 
+@main.command()
+@click.option(
+    "--budget",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Scales prompts and steps.",
+)
+@click.option("--seed", default=0, show_default=True, help="Repeats people, prompts and training.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
+@click.option("--preference", default="brief", show_default=True, help="A name, or a FILE.py.")
+@click.option("--model", default=None, help="Folder or hub name (default: SmolLM2-135M-Instruct).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("ladder"),
+    show_default=True,
+    help="Folder for the page, the pictures and the runs.",
+)
+@_errors_shown
+def ladder(**options: Any) -> None:
+    """Measure how far prompts, SFT, DPO, KTO and RLOO get, by a judge that none of them sees."""
+    from learnback.local.ladder.run import run_ladder
+
+    sys.exit(run_ladder(**options))
+
+
 @_operator()
 def status(home: Path | None, as_json: bool) -> None:
     """Show versions, traffic, queue lags and counts."""
@@ -144,14 +175,15 @@ def status(home: Path | None, as_json: bool) -> None:
 
 @_operator()
 @click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS")
-def migrate(home: Path | None, as_json: bool, wait_s: float) -> None:
+@click.option("--take-streams", is_flag=True, help="Also if they belong to another ledger.")
+def migrate(home: Path | None, as_json: bool, wait_s: float, take_streams: bool) -> None:
     """Bring the ledger and the streams to this version. Safe to repeat.
 
     With --wait a database or a Redis that is away is waited for.
     """
     from learnback.local.operations import run_migrate
 
-    run_migrate(home, as_json, wait_s)
+    run_migrate(home, as_json, wait_s, take_streams)
 
 
 @main.command()
@@ -184,7 +216,7 @@ def keys() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["infer", "feedback", "admin"]),
+    type=click.Choice(SCOPES),
     default=("infer", "feedback"),
     show_default=True,
 )
@@ -211,7 +243,7 @@ def create_key(home: Path | None, as_json: bool, **options: Any) -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["infer", "feedback", "admin"]),
+    type=click.Choice(SCOPES),
     default=("infer", "feedback"),
     show_default=True,
 )
@@ -282,6 +314,46 @@ def train(home: Path | None, as_json: bool, reason: str, seed: int | None, url: 
     run_train(home, as_json, reason, seed, url)
 
 
+@main.command("reward-engine", context_settings={"ignore_unknown_options": True})
+@click.option("--model", default=None, help="Folder or hub name (default: LEARNBACK_MODEL).")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8010, show_default=True, help="TCP port.")
+@click.option("--max-rank", default=16, show_default=True, help="Highest rank of an adapter.")
+@click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM_OPTIONS]...")
+@_errors_shown
+def reward_engine(model: str | None, host: str, port: int, max_rank: int, more: Any) -> None:
+    """Serve neural reward models with vLLM; LEARNBACK_REWARD_ENGINE_URL names it to `reward`."""
+    from learnback.reward.engine import run
+
+    run(model, host, port, max_rank, more)
+
+
+@main.group()
+def rewards() -> None:
+    """Look after the scores of answers."""
+
+
+@_operator(group=rewards, name="rescore")
+@click.option("--version", default=None, help="Of the reward model (default: the one in use).")
+@click.option("--since", default=None, help="Only answers from then on (2026-11-23T12:00:00Z).")
+@click.option("--wait/--no-wait", default=True, help="Stay until all scores are recorded.")
+def rescore(
+    home: Path | None, as_json: bool, version: str | None, since: str | None, wait: bool
+) -> None:
+    """Let the reward model score recorded answers that it has not scored. Safe to repeat."""
+    from learnback.local.rewards import run_rescore
+
+    run_rescore(home, as_json, version, since, wait)
+
+
+@_operator(group=rewards, name="rescorings")
+def rescorings(home: Path | None, as_json: bool) -> None:
+    """List what was asked for, by operators and by datasets, and how far it is."""
+    from learnback.local.rewards import run_rescorings
+
+    run_rescorings(home, as_json)
+
+
 @_operator()
 @click.argument("version")
 @click.option("--reason", required=True, help="Kept in the history.")
@@ -301,6 +373,15 @@ def rollback(home: Path | None, as_json: bool, to: str | None, reason: str) -> N
     from learnback.local.operations import run_rollback
 
     run_rollback(home, as_json, to, reason)
+
+
+@_operator()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def gc(home: Path | None, as_json: bool, dry_run: bool) -> None:
+    """Remove files of versions that nobody needs (LEARNBACK_RETENTION_*); history stays."""
+    from learnback.local.garbage import run_gc
+
+    run_gc(home, as_json, dry_run)
 
 
 @main.group(invoke_without_command=True)

@@ -102,7 +102,7 @@ def scores(people: People) -> Scores:
 
 
 def paired(difference: Floats, first: Floats | None = None) -> Scores:
-    """Scores of people to whom both versions answered: candidate minus stable, (..., n), in [-1, 1].
+    """Scores of people to whom both answered: candidate minus stable, (..., n), in [-1, 1].
 
     Each is an observation of the difference itself, so nothing has to be known of who got what; the
     stake on it rests on the people before alone. `first`: how often the candidate's answer stood
