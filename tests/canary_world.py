@@ -61,6 +61,8 @@ class Town:
     reward_model: str = "tiny-reward-0"
     first_favoured: float = 0.0
     """How often a person prefers the first of two answers, whatever they are."""
+    saw_it: set[str] = field(default_factory=set)
+    """Who got an answer of the candidate."""
     unverified: list[str] = field(default_factory=list)
     """Versions that answered though they had not passed the gate, or a replica lacked them."""
 
@@ -81,9 +83,13 @@ class Town:
                 self.unverified.append(candidate)
             completion, signal = self._visit(given)
             served.append(completion)
+            if given.track is Track.CANDIDATE:
+                self.saw_it.add(f"person {self.came}")
             signals += signal
             served += self._copy(release, completion)
             both, preferred = self._compare(release)
+            if both:
+                self.saw_it.add(f"person {self.came}")
             served += both
             signals += preferred
         async with self.world.database.write() as connection:

@@ -276,7 +276,9 @@ async def test_no_prefix_is_shared_between_versions(world: World, tmp_path: Path
     assert salted == [0, 0], "a caller's own salt still tells callers apart"
 
 
-async def test_copies_are_made_by_the_candidate(world: World, tmp_path: Path) -> None:
+async def test_copies_and_comparisons_are_made_by_the_candidate(
+    world: World, tmp_path: Path
+) -> None:
     adapter = make_adapter(tmp_path / "beside", seed=95, scale=3)
     await world.register("tiny-beside-1", adapter)
     expected = {
@@ -293,3 +295,24 @@ async def test_copies_are_made_by_the_candidate(world: World, tmp_path: Path) ->
 
     copy = await wait_until(copied, "a copy is recorded")
     assert (copy.version, copy.choices[0].text) == ("tiny-beside-1", expected["tiny-beside-1"])
+
+    await world.move(Alias.CANDIDATE, "tiny-beside-1", weight=0.999)
+
+    async def both() -> httpx.Response | None:
+        answer = await world.chat(headers={"X-Learnback-Compare": "1"})
+        return answer if "x-learnback-pair" in answer.headers else None
+
+    pair = (await wait_until(both, "both versions answer")).json()
+    said = {c["message"]["content"] for c in pair["choices"]}
+    assert said == set(expected.values())
+
+    async def are_recorded() -> bool:
+        found = await world.recorded()
+        return all(c["completion_id"] in found for c in pair["choices"])
+
+    await wait_until(are_recorded, "both are recorded")
+    records = await world.recorded()
+    for choice in pair["choices"]:
+        record = records[choice["completion_id"]]
+        assert (record.track, record.place) == (Track.COMPARED, choice["index"])
+        assert choice["message"]["content"] == expected[record.version]
