@@ -19,7 +19,7 @@ weights = st.floats(0, 1)
 
 
 def servable(name: str, **changes: object) -> Servable:
-    return replace(Servable(name, VersionKind.ADAPTER, name, needs=name), **changes)  # type: ignore[arg-type]
+    return replace(Servable(name, VersionKind.ADAPTER, name, needs=(name,)), **changes)  # type: ignore[arg-type]
 
 
 BASE = Servable("base", VersionKind.BASE, "base")

@@ -1,4 +1,4 @@
-"""Keeps this replica on the release: knows the versions, loads adapters, switches when it can.
+"""Keeps this replica on the release: knows the versions, loads their files, switches when it can.
 
 The registry is the truth; a message on the stream only says "look now". A version that is not
 ready here never replaces one that is, and nothing that runs is ever unloaded.
@@ -23,6 +23,7 @@ from learnback.contracts.streams import RELEASES
 from learnback.core.bus import follow
 from learnback.core.errors import LearnbackError
 from learnback.inference import library, metrics
+from learnback.inference.banks import Banks
 from learnback.inference.errors import ModelNotFound, VersionUnavailable
 from learnback.inference.library import Artifact, Base
 from learnback.inference.loaders import Loader
@@ -62,6 +63,9 @@ class Follower:
         self.cache = cache
         self.loader = loader
         self.base = base
+        self.banks = Banks(database)
+        self.context: int | None = None
+        """Tokens that the engine holds in one request; None: it has not said so."""
         self.refresh_s = refresh.total_seconds()
         itself = Servable(base.name, VersionKind.BASE, base.engine_model)
         self.snapshot = Snapshot(public_names=public_names, versions={base.name: itself})
@@ -117,6 +121,7 @@ class Follower:
             self.snapshot = replace(self.snapshot, versions=library.servables(rows, self.base))
             await self._forget_lost()
             self._switch()
+            await self._keep_banks()
         for name in self._wanted():
             if name not in self.snapshot.ready and not self._failed_lately(name):
                 self._start_loading(name)
@@ -129,8 +134,9 @@ class Follower:
             if not await self._look_again():
                 raise
             assignment = route(self.snapshot, model, subject)
-        if assignment.version.needs and assignment.version.needs not in self.snapshot.ready:
-            await self._ensure(assignment.version.needs)
+        for name in assignment.version.needs:
+            if name not in self.snapshot.ready:
+                await self._ensure(name)
         return assignment
 
     async def problem(self) -> str | None:
@@ -177,13 +183,28 @@ class Follower:
 
     async def _forget_lost(self) -> None:
         """An engine that restarted without us has lost its adapters."""
-        if not self.snapshot.ready:
+        adapters = {name for name in self.snapshot.ready if name not in self.banks}
+        loaded = await self.loader.loaded() if adapters else None
+        if loaded is None or adapters <= loaded:
             return
-        loaded = await self.loader.loaded()
-        if loaded is None or self.snapshot.ready <= loaded:
-            return
-        log.warning("the engine lost %s", sorted(self.snapshot.ready - loaded))
-        self.snapshot = replace(self.snapshot, ready=self.snapshot.ready & loaded)
+        log.warning("the engine lost %s", sorted(adapters - loaded))
+        self.snapshot = replace(self.snapshot, ready=self.snapshot.ready - (adapters - loaded))
+
+    async def _keep_banks(self) -> None:
+        """Forget the banks of versions that are gone, and what was taken back of the others."""
+        versions = self.snapshot.versions
+        gone = {name for name in self.snapshot.ready if name in self.banks} - versions.keys()
+        self.snapshot = replace(self.snapshot, ready=self.snapshot.ready - gone)
+        self.banks.keep_only(versions.keys())
+        await self.banks.recheck()
+        if self.context is None and any(v.strategy for v in versions.values()):
+            await self._ask_context()
+
+    async def _ask_context(self) -> None:
+        try:
+            self.context = await self.loader.context()
+        except Exception as error:  # the engine's own app may raise anything
+            log.warning("the engine did not say how many tokens it holds: %s", error)
 
     def _switch(self) -> None:
         """Serve what the release names, as far as it is ready here; one atomic assignment."""
@@ -210,12 +231,12 @@ class Follower:
                 metrics.REVISION.labels(state.alias.value).set(state.revision)
 
     def _wanted(self) -> list[str]:
-        """The adapters that the release needs, stable first."""
+        """The versions whose files the release needs, stable first."""
         if self._release is None:
             return []
         names = (self._release.stable.version, self._release.candidate.version)
         versions = [self.snapshot.versions.get(name or "") for name in names]
-        return [v.needs for v in versions if v is not None and v.needs and v.problem is None]
+        return [n for v in versions if v is not None and v.problem is None for n in v.needs]
 
     def _start_loading(self, name: str) -> asyncio.Task[None]:
         """The load that runs, or a new one."""
@@ -227,13 +248,13 @@ class Follower:
         return task
 
     async def _load(self, name: str) -> None:
-        """Fetch, verify, load and warm an adapter; a failure is remembered and logged."""
+        """Fetch, verify and load a version's files; a failure is remembered and logged."""
         try:
             artifact = self._files.get(name)
             if artifact is None:
                 raise VersionUnavailable(f"The registry names no files for {name!r}.")
             folder = await library.fetch(self.artifacts, artifact, self.cache)
-            await self.loader.load(name, folder)
+            await self._take(artifact, folder)
         except LearnbackError as error:
             self._fail(name, error.detail)
         except Exception as error:  # the engine's own app may raise anything
@@ -243,6 +264,16 @@ class Follower:
             self._failures.pop(name, None)
             self.snapshot = replace(self.snapshot, ready=self.snapshot.ready | {name})
             self._switch()
+
+    async def _take(self, artifact: Artifact, folder: Path) -> None:
+        """Hand verified files to whoever works with them; an adapter is warmed as well."""
+        if artifact.kind is not VersionKind.PROMPT:
+            await self.loader.load(artifact.name, folder)
+            return
+        version = self.snapshot.versions.get(artifact.name)
+        if version is None or version.strategy is None:
+            raise VersionUnavailable(self._why_not(artifact.name), field="model")
+        await self.banks.open(artifact.name, version.strategy, folder)
 
     def _fail(self, name: str, reason: str) -> None:
         self._failures[name] = (time.monotonic(), reason)
@@ -254,7 +285,7 @@ class Follower:
         return failure is not None and time.monotonic() - failure[0] < FAILURE_S
 
     async def _ensure(self, name: str) -> None:
-        """Have an adapter loaded now. Raises VersionUnavailable."""
+        """Have a version's files loaded now. Raises VersionUnavailable."""
         if not self._failed_lately(name):
             await asyncio.shield(self._start_loading(name))
         if name not in self.snapshot.ready:
@@ -269,8 +300,8 @@ class Follower:
             )
         if version.problem is not None:
             return version.problem
-        failure = self._failures.get(version.needs or "")
-        return failure[1] if failure else "it is being loaded"
+        failures = [self._failures[need][1] for need in version.needs if need in self._failures]
+        return failures[0] if failures else "it is being loaded"
 
 
 def advance(current: Snapshot, release: Release) -> Snapshot:
@@ -292,7 +323,7 @@ def _ready(snapshot: Snapshot, name: str | None) -> bool:
     version = snapshot.versions.get(name or "")
     if version is None or version.problem is not None:
         return False
-    return version.needs is None or version.needs in snapshot.ready
+    return snapshot.ready.issuperset(version.needs)
 
 
 def listed(snapshot: Snapshot) -> list[dict[str, Any]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from learnback.contracts.models import Track, VersionKind
 from learnback.inference.errors import ModelNotFound, VersionUnavailable
+from learnback.models.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Servable:
     kind: VersionKind
     engine_model: str
     """The model name under which the engine answers for it."""
-    needs: str | None = None
-    """The adapter that the engine must have loaded; None: the base is always there."""
-    strategy: Mapping[str, Any] | None = None
-    """The prompt strategy of a version of kind `prompt`."""
+    needs: tuple[str, ...] = ()
+    """Versions whose files must be loaded: an adapter, and this version's own example bank."""
+    strategy: Strategy | None = None
+    """Of a version of kind `prompt`."""
     problem: str | None = None
     """Why it can't be served at all; None: nothing known against it."""
     created: int = 0
@@ -42,7 +42,7 @@ class Snapshot:
     weight: float = 0.0
     """The candidate's share of subjects, 0 to 1."""
     ready: frozenset[str] = frozenset()
-    """Adapters that the engine has loaded."""
+    """Versions whose files are loaded: adapters by the engine, example banks by us."""
 
 
 @dataclass(frozen=True, slots=True)
