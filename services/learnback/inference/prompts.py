@@ -98,7 +98,7 @@ def _responses(request: Request) -> Applied:
     if not _is_conversation(sent):
         return Applied(skipped=Skipped.NO_PROMPT)
     leading, rest = _split(sent)
-    own = [instructions] if isinstance(instructions, str) else []
+    own: list[str | None] = [instructions] if isinstance(instructions, str) else []
     own += [text_of(item.get("content")) for item in leading]
     used = sum(len(bytes(request.fields.get(name, b""))) for name in ("input", "instructions"))
     shown = choose(request, own, rest, used)
