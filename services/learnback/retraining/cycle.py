@@ -33,8 +33,12 @@ from learnback.ledger.database import Database
 from learnback.ledger.runs import ACTIVE, Run, RunState, change_run, create_run, list_runs
 from learnback.registry import store
 from learnback.registry.store import ModelVersion
-from learnback.retraining import dataset, metrics
-from learnback.retraining.dataset import Dataset, Shares
+from learnback.retraining import metrics
+from learnback.retraining.datasets import dataset, files
+from learnback.retraining.datasets.dataset import Dataset, Method
+from learnback.retraining.datasets.examining import examine
+from learnback.retraining.datasets.split import Shares
+from learnback.retraining.datasets.votes import TRAINED
 from learnback.retraining.launcher import JobStatus, Launcher, Vital
 from learnback.retraining.plan import (
     PLAN_FILE,
@@ -44,12 +48,12 @@ from learnback.retraining.plan import (
     write_atomically,
 )
 from learnback.retraining.registrar import DATASET_DIRECTORY, Registrar
-from learnback.retraining.settings import RetrainingSettings
+from learnback.retraining.settings import FilterSettings, RetrainingSettings
 from learnback.retraining.trigger import Decision, Policy, Situation, decide
 
 log = logging.getLogger(__name__)
 
-METHOD = "dpo"
+METHOD: Method = "dpo"
 HEARTBEAT_S = 5.0
 """How often a run that shows no progress still says that it is watched."""
 MAX_BACKOFF_S = 60.0
@@ -90,8 +94,10 @@ class Cycle:
         registrar: Registrar,
         folder: Path,
         held_out_share: float = HELD_OUT_SHARE,
+        filters: FilterSettings | None = None,
     ) -> None:
         self.settings = settings
+        self.filters = filters or FilterSettings()
         self.base = base
         self.shares = Shares(held_out_share, settings.held_out_raters)
         self.database = database
@@ -206,22 +212,21 @@ class Cycle:
             return self._looked
         signals, found = await self._build()
         fresh = {s.id for s in signals if s.status is FeedbackStatus.ACCEPTED}
-        useless = {
-            i: o
-            for i, o in found.outcomes.items()
-            if i in fresh and o.reason is not None and o != dataset.CONTRADICTED
-        }
+        useless = {i: o for i, o in found.examined.unusable.items() if i in fresh}
         async with self.database.write() as connection:
             await training.record(connection, useless)
-        new = sum(found.outcomes[i] == dataset.TRAINED for i in fresh)
+        new = sum(found.outcomes[i] == TRAINED for i in fresh)
         self._looked = _Look(waiting, len(found.train), new)
         return self._looked
 
     async def _build(self) -> tuple[list[training.Signal], Dataset]:
         async with self.database.read() as connection:
             signals = await training.signals(connection)
-        digest = self.base.base_digest
-        return signals, await asyncio.to_thread(dataset.build, signals, digest, self.shares)
+        return signals, await asyncio.to_thread(self._dataset, signals)
+
+    def _dataset(self, signals: Sequence[training.Signal]) -> Dataset:
+        examined = examine(signals, self.base.base_digest, self.shares, self.filters)
+        return dataset.build(examined, METHOD)
 
     def _policy(self) -> Policy:
         settings = self.settings
@@ -269,7 +274,9 @@ class Cycle:
             return
         folder = self.folder_of(run.id)
         await asyncio.to_thread(_write_run, run, self.base, found, folder)
-        waiting = [s.id for s in signals if s.status is FeedbackStatus.ACCEPTED]
+        fresh = (s.id for s in signals if s.status is FeedbackStatus.ACCEPTED)
+        settled = found.settled
+        waiting = [i for i in fresh if i in settled]
         async with self.database.write() as connection:
             taken = await training.claim(connection, run.id, waiting)
             if taken < len(waiting):  # somebody took a word back: the dataset must not hold it
@@ -371,7 +378,7 @@ def _shown(status: JobStatus) -> dict[str, Any]:
 
 def _write_run(run: Run, base: ModelVersion, found: Dataset, folder: Path) -> None:
     """The run's folder, with its plan last. Blocking."""
-    dataset.save(found, folder / DATASET_DIRECTORY)
+    files.save(found, folder / DATASET_DIRECTORY)
     plan = RunPlan(
         run_id=run.id,
         method=METHOD,

@@ -31,8 +31,8 @@ from learnback.models import linear_reward
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore, digest_folder
 from learnback.registry.store import ModelVersion
-from learnback.retraining.dataset import HELD_OUT_FILE, Manifest, load_manifest, load_rows
-from learnback.retraining.plan import ADAPTER_DIRECTORY, RESULT_FILE, TRAIN_FILE, RunResult
+from learnback.retraining.datasets.files import Manifest, load_manifest, load_pairs
+from learnback.retraining.plan import ADAPTER_DIRECTORY, RESULT_FILE, RunResult
 from learnback.retraining.trainers import reward_model
 
 log = logging.getLogger(__name__)
@@ -154,8 +154,8 @@ def _collect(run: Run, base: ModelVersion, folder: Path) -> _Made:
     dataset = folder / DATASET_DIRECTORY
     manifest = load_manifest(dataset)
     result = RunResult.model_validate_json((folder / RESULT_FILE).read_bytes())
-    held_out = load_rows(dataset / HELD_OUT_FILE)
-    model, metrics = reward_model.train(load_rows(dataset / TRAIN_FILE), held_out, seed=run.seed)
+    rows, held_out = load_pairs(dataset)
+    model, metrics = reward_model.train(rows, held_out, seed=run.seed)
     _save_whole(model, folder / REWARD_DIRECTORY)
     reward = _version(
         run, base, manifest, "reward", VersionKind.REWARD_MODEL, folder / REWARD_DIRECTORY

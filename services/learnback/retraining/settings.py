@@ -56,3 +56,43 @@ class RetrainingSettings(Settings):
     def job_threads(self) -> int:
         """`threads` with its default filled in."""
         return self.threads or max(1, (os.cpu_count() or 2) // 2)
+
+
+class FilterSettings(Settings):
+    """`LEARNBACK_RETRAINING_FILTER_*`, or the table `[retraining_filter]`: what is good enough to
+    learn from. What is left out keeps its reason in the ledger."""
+
+    model_config = SettingsConfigDict(env_prefix="LEARNBACK_RETRAINING_FILTER_")
+    table: ClassVar[str] = "retraining_filter"
+
+    min_votes: int = Field(1, ge=1)
+    """Independent raters that a pair or a label needs; until then its signals wait. All signals
+    without rater together count as one. A correction stands for itself."""
+    min_top_votes: int = Field(3, ge=1)
+    """Independent raters that an answer needs before it is imitated; GPT-2's WebText took pages
+    with at least three."""
+    top: float = Field(0.75, gt=0.5, le=1)
+    """Mean of the raters, from 0 to 1, from which an answer is imitated."""
+    min_gap: float = Field(0.5, gt=0, le=1)
+    """How much better, from 0 to 1, raters must like one of two answers to a prompt before the two
+    become a pair: two steps on a scale from 1 to 5."""
+    center_from: int = Field(8, ge=2)
+    """Ratings from which on a rater's are read against that rater's own mean."""
+    min_item_agreement: float = Field(0.0, ge=0, le=1)
+    """Share of an item's raters who must agree, above a majority; else it is quarantined."""
+    min_rater_agreement: float = Field(0.0, ge=0, le=1)
+    """How often a rater must agree with the others who judged the same; else all that this rater
+    said is quarantined. 0: nobody is."""
+    min_rater_overlap: int = Field(10, ge=1)
+    """Items shared with others before a rater's agreement is looked at."""
+    max_rater_share: float = Field(0.25, gt=0, le=1)
+    """Largest share of all signals that one rater may have, once there are ten raters; more of
+    them wait. Signals without rater are not capped."""
+    min_answer_characters: int = Field(1, ge=1)
+    """Shorter answers are left out."""
+    max_answer_characters: int = Field(20_000, ge=1)
+    """Longer answers are left out: 5,000 tokens or so."""
+    max_prompt_characters: int = Field(50_000, ge=1)
+    """Longer prompts are left out."""
+    languages: list[str] = []
+    """ISO 639-1 codes of languages to learn from, such as `["en", "de"]`; empty: all."""

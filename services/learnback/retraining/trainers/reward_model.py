@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from learnback.models.linear_reward import LinearRewardModel, Pair, fit, metrics_of
-from learnback.retraining.dataset import PreferenceRow
+from learnback.retraining.datasets.rows import PreferenceRow
 
 MAX_ROWS = 20_000
 """More rows change a linear model little and cost 8 KB of memory each."""

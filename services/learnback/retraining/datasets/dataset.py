@@ -1,0 +1,97 @@
+"""A dataset for one method: its rows in a fixed order, and what becomes of every signal. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from learnback.contracts.models import FeedbackStatus
+from learnback.ledger.training import Outcome
+from learnback.retraining.datasets import completions, labels, pairs, prompts
+from learnback.retraining.datasets.examining import Examined
+from learnback.retraining.datasets.rows import (
+    DemonstrationRow,
+    LabelRow,
+    PreferenceRow,
+    PromptRow,
+    Row,
+)
+from learnback.retraining.datasets.votes import ANOTHER_METHOD
+
+Method = Literal["sft", "dpo", "kto", "reward_model", "rloo"]
+Asked = Iterable[tuple[str, prompts.Messages]]
+"""Prompts of stored completions, with their keys."""
+ROWS: dict[Method, type[Row]] = {
+    "sft": DemonstrationRow,
+    "dpo": PreferenceRow,
+    "reward_model": PreferenceRow,
+    "kto": LabelRow,
+    "rloo": PromptRow,
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a method learns from, and what becomes of every signal that was looked at.
+
+    An outcome with the status `accepted` is none yet: the signal waits, for its reason.
+    """
+
+    method: Method
+    train: tuple[Row, ...]
+    held_out: tuple[Row, ...]
+    pairs: tuple[PreferenceRow, ...]
+    """Of both sides: the reward model is fitted to them and judged by them, whatever the method."""
+    outcomes: Mapping[str, Outcome]
+    fingerprint: str
+    examined: Examined
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Signals by outcome and reason; they add up to the number looked at."""
+        return dict(Counter(o.reason or o.status.value for o in self.outcomes.values()))
+
+    @property
+    def settled(self) -> dict[str, Outcome]:
+        """The outcomes of signals that do not wait any longer."""
+        waits = FeedbackStatus.ACCEPTED
+        return {i: o for i, o in self.outcomes.items() if o.status != waits}
+
+
+def build(examined: Examined, method: Method, asked: Asked = ()) -> Dataset:
+    """The dataset of `method`; `asked` are prompts for a policy that answers by itself."""
+    rows, outcomes = _shaped(examined, method, asked)
+    ordered = sorted(rows, key=lambda row: row.canonical)
+    said = (*examined.comparisons, *examined.opinions)
+    waiting = {one.feedback_id: ANOTHER_METHOD for one in said}
+    compared, _ = pairs.build(examined, ties=False)
+    return Dataset(
+        method=method,
+        train=tuple(row for row in ordered if row.side == "train"),
+        held_out=tuple(row for row in ordered if row.side != "train"),
+        pairs=tuple(sorted(compared, key=lambda row: row.canonical)),
+        outcomes=waiting | dict(examined.unusable) | dict(examined.set_aside) | outcomes,
+        fingerprint=fingerprint(ordered),
+        examined=examined,
+    )
+
+
+def _shaped(
+    examined: Examined, method: Method, asked: Asked
+) -> tuple[Sequence[Row], dict[str, Outcome]]:
+    if method == "rloo":
+        return prompts.build(asked, examined.shares, examined.filters), {}
+    if method == "sft":
+        return completions.build(examined)
+    if method == "kto":
+        return labels.build(examined)
+    return pairs.build(examined, ties=method == "reward_model")
+
+
+def fingerprint(rows: Iterable[Row]) -> str:
+    """SHA-256 over the rows' contents; their order and who said so do not matter."""
+    lines = sorted(row.canonical for row in rows)
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,38 @@
+"""Prompts: what people asked, for a policy that makes its own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from learnback.ledger.prompts import prompt_held_out
+from learnback.retraining.datasets.reading import CantUse, plain
+from learnback.retraining.datasets.rows import PromptRow
+from learnback.retraining.datasets.split import Shares
+from learnback.retraining.settings import FilterSettings
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+def build(
+    asked: Iterable[tuple[str, Messages]], shares: Shares, filters: FilterSettings
+) -> list[PromptRow]:
+    """One row for each distinct prompt of `asked` (key, messages) that is plain text."""
+    found: dict[str, PromptRow] = {}
+    for key, messages in asked:
+        try:
+            prompt = plain(messages)
+        except CantUse:
+            continue
+        if sum(len(message["content"]) for message in prompt) > filters.max_prompt_characters:
+            continue
+        row = PromptRow(
+            feedback_ids=(),
+            prompt=prompt,
+            prompt_key=key,
+            side="prompt" if prompt_held_out(key, shares.prompts) else "train",
+        )
+        known = found.get(key)
+        if known is None or row.canonical < known.canonical:
+            found[key] = row
+    return list(found.values())
