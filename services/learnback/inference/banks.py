@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 from learnback.inference import metrics
@@ -63,10 +62,9 @@ class Banks:
         for name, (bank, prompter) in list(self._banks.items()):
             await self._hold(name, prompter.strategy, bank)
 
-    def keep_only(self, names: Collection[str]) -> None:
-        """Forget the banks of versions that nobody can ask for any more."""
-        for name in self._banks.keys() - set(names):
-            del self._banks[name]
+    def forget(self, name: str) -> None:
+        """Nobody uses it any more."""
+        self._banks.pop(name, None)
 
     async def _hold(self, name: str, strategy: Strategy, bank: Bank) -> None:
         """Hold a bank, less what was taken back; as it was if nothing was."""

@@ -1,7 +1,9 @@
 """Keeps this replica on the release: knows the versions, loads their files, switches when it can.
 
 The registry is the truth; a message on the stream only says "look now". A version that is not
-ready here never replaces one that is, and nothing that runs is ever unloaded.
+ready here never replaces one that is, and all replicas move to a new stable version together. The
+stable version before stays loaded, so that going back takes seconds. What nobody uses any more is
+unloaded, after its last answer has ended.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from redis.asyncio import Redis
 
@@ -27,7 +28,9 @@ from learnback.inference.banks import Banks
 from learnback.inference.errors import ModelNotFound, VersionUnavailable
 from learnback.inference.library import Artifact, Base
 from learnback.inference.loaders import Loader
-from learnback.inference.routing import Assignment, Servable, Snapshot, route
+from learnback.inference.presence import Presence
+from learnback.inference.routing import Assignment, Servable, Snapshot, advance, ready, route
+from learnback.inference.uses import Uses
 from learnback.ledger.database import Database
 from learnback.ledger.migrate import migrate
 from learnback.registry import store
@@ -38,10 +41,10 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.2
 """Unknown names make us read the registry at most this often; whoever asks waits for it."""
-PATHS = ("/", ".", "~")
-"""Names that begin so are folders of this machine: they work, but are nobody's business."""
 FAILURE_S = 5.0
 """How long a failure to load is remembered before the next attempt."""
+WAITING_S = 0.5
+"""How often the others are looked at while a version that is ready here waits for them."""
 
 
 class Follower:
@@ -69,9 +72,16 @@ class Follower:
         self.refresh_s = refresh.total_seconds()
         itself = Servable(base.name, VersionKind.BASE, base.engine_model)
         self.snapshot = Snapshot(public_names=public_names, versions={base.name: itself})
+        self.presence = Presence(base.digest)
+        self.uses = Uses()
+        self._joined = False
+        self._waits = False
         self._release: Release | None = None
+        self._earlier: tuple[int, list[str]] = (-1, [])
+        self._fallback: str | None = None
         self._files: Mapping[str, Artifact] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self._unloading: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, tuple[float, str]] = {}
         self._registered = False
         self._read_at = float("-inf")
@@ -86,15 +96,19 @@ class Follower:
                 self._wake.clear()
                 try:
                     await self.refresh()
+                    await self._tell()
                 except LearnbackError as error:
                     log.warning("the release was not read: %s", error)
+                self._unload_idle()
+                pause = WAITING_S if self._waits else self.refresh_s
                 try:
-                    await asyncio.wait_for(self._wake.wait(), self.refresh_s)
+                    await asyncio.wait_for(self._wake.wait(), min(pause, self.refresh_s))
                 except TimeoutError:
                     continue
         finally:
-            for task in self._loading.values():
+            for task in (*self._loading.values(), *self._unloading.values()):
                 task.cancel()
+            await self.presence.leave(self.database)
 
     async def listen(self, redis: Redis) -> None:
         """Look at once when the release process says so; ends by cancellation."""
@@ -114,9 +128,14 @@ class Follower:
             async with self.database.read() as connection:
                 release = await store.release(connection)
                 rows = await library.read_versions(connection, self.base)
+                if self._earlier[0] != release.stable.revision:
+                    names = await store.earlier(connection, release.stable.version)
+                    self._earlier = (release.stable.revision, names)
+                await self.presence.read(connection)
             self._read_at = time.monotonic()
             metrics.READ_AT.set_to_current_time()
             self._release = release
+            self._fallback = library.fallback(self._earlier[1], rows)
             self._files = {row.name: found for row in rows if (found := library.artifact_of(row))}
             self.snapshot = replace(self.snapshot, versions=library.servables(rows, self.base))
             await self._forget_lost()
@@ -135,18 +154,26 @@ class Follower:
                 raise
             assignment = route(self.snapshot, model, subject)
         for name in assignment.version.needs:
+            self.uses.touch(name)
             if name not in self.snapshot.ready:
                 await self._ensure(name)
         return assignment
 
     async def problem(self) -> str | None:
-        """A readiness check: None if this replica serves the release's stable version."""
+        """A readiness check: None if this replica serves the release's stable version.
+
+        One that has just come loads the candidate first as well, unless it can't.
+        """
         if self._release is None:
             return "the release has not been read yet"
         wanted = self._release.stable.version
         if self.snapshot.stable is None:
             reason = self._why_not(wanted)
             return f"the stable version {wanted!r} can't be served: {reason}"
+        candidate = self._release.candidate.version
+        if not self._joined and self._is_coming(candidate):
+            return f"the candidate {candidate!r} is being loaded"
+        self._joined = True
         return None
 
     def lagging(self) -> dict[str, str]:
@@ -191,30 +218,42 @@ class Follower:
         self.snapshot = replace(self.snapshot, ready=self.snapshot.ready - (adapters - loaded))
 
     async def _keep_banks(self) -> None:
-        """Forget the banks of versions that are gone, and what was taken back of the others."""
-        versions = self.snapshot.versions
-        gone = {name for name in self.snapshot.ready if name in self.banks} - versions.keys()
-        self.snapshot = replace(self.snapshot, ready=self.snapshot.ready - gone)
-        self.banks.keep_only(versions.keys())
+        """Let go of what was taken back, and see how much room examples have."""
         await self.banks.recheck()
-        if self.context is None and any(v.strategy for v in versions.values()):
-            await self._ask_context()
-
-    async def _ask_context(self) -> None:
-        try:
-            self.context = await self.loader.context()
-        except Exception as error:  # the engine's own app may raise anything
-            log.warning("the engine did not say how many tokens it holds: %s", error)
+        if self.context is None and any(v.strategy for v in self.snapshot.versions.values()):
+            try:
+                self.context = await self.loader.context()
+            except Exception as error:  # the engine's own app may raise anything
+                log.warning("the engine did not say how many tokens it holds: %s", error)
 
     def _switch(self) -> None:
         """Serve what the release names, as far as it is ready here; one atomic assignment."""
         if self._release is None:
             return
         before = self.snapshot
-        self.snapshot = advance(before, self._release)
+        self._waits = not self._may_replace(before)
+        self.snapshot = advance(before, self._release, may_replace=not self._waits)
         if (before.stable, before.candidate) != (self.snapshot.stable, self.snapshot.candidate):
             log.info("serving %s, candidate %s", self.snapshot.stable, self.snapshot.candidate)
         self._measure()
+
+    def _may_replace(self, current: Snapshot) -> bool:
+        """Whether the release's stable version may take over here from the one before."""
+        stable = self._release.stable.version if self._release is not None else None
+        if stable is None or stable == current.stable or not ready(current, stable):
+            return True
+        if current.stable is None or current.versions[stable].kind is VersionKind.BASE:
+            return True
+        return not self.presence.waits(stable)
+
+    async def _tell(self) -> None:
+        """Tell the others what this replica can answer with now."""
+        named = [self._fallback]
+        if self._release is not None:
+            named += [self._release.stable.version, self._release.candidate.version]
+        can = {name for name in named if name is not None and ready(self.snapshot, name)}
+        serving = await self.problem() is None
+        await self.presence.tell(self.database, serving=serving, versions=can | self.snapshot.ready)
 
     def _measure(self) -> None:
         metrics.VERSION.clear()
@@ -231,10 +270,10 @@ class Follower:
                 metrics.REVISION.labels(state.alias.value).set(state.revision)
 
     def _wanted(self) -> list[str]:
-        """The versions whose files the release needs, stable first."""
+        """The versions whose files the release needs, stable first, and what one may go back to."""
         if self._release is None:
             return []
-        names = (self._release.stable.version, self._release.candidate.version)
+        names = (self._release.stable.version, self._release.candidate.version, self._fallback)
         versions = [self.snapshot.versions.get(name or "") for name in names]
         return [n for v in versions if v is not None and v.problem is None for n in v.needs]
 
@@ -250,6 +289,8 @@ class Follower:
     async def _load(self, name: str) -> None:
         """Fetch, verify and load a version's files; a failure is remembered and logged."""
         try:
+            if name in self._unloading:
+                await asyncio.wait([self._unloading[name]])
             artifact = self._files.get(name)
             if artifact is None:
                 raise VersionUnavailable(f"The registry names no files for {name!r}.")
@@ -262,8 +303,10 @@ class Follower:
             self._fail(name, f"{type(error).__name__}: {error}")
         else:
             self._failures.pop(name, None)
+            self.uses.touch(name)
             self.snapshot = replace(self.snapshot, ready=self.snapshot.ready | {name})
             self._switch()
+            self._wake.set()  # the others want to know
 
     async def _take(self, artifact: Artifact, folder: Path) -> None:
         """Hand verified files to whoever works with them; an adapter is warmed as well."""
@@ -274,6 +317,32 @@ class Follower:
         if version is None or version.strategy is None:
             raise VersionUnavailable(self._why_not(artifact.name), field="model")
         await self.banks.open(artifact.name, version.strategy, folder)
+
+    def _unload_idle(self) -> None:
+        """Let go of files that the release does not need and that answer nobody."""
+        snapshot = self.snapshot
+        shown = (snapshot.versions.get(n or "") for n in (snapshot.stable, snapshot.candidate))
+        kept = {*self._wanted(), *(name for v in shown if v is not None for name in v.needs)}
+        for name in self.uses.idle(snapshot.ready - kept):
+            self.snapshot = replace(self.snapshot, ready=self.snapshot.ready - {name})
+            task = asyncio.create_task(self._unload(name), name=f"unload {name}")
+            self._unloading[name] = task
+            task.add_done_callback(lambda _, name=name: self._unloading.pop(name, None))  # type: ignore[misc]
+
+    async def _unload(self, name: str) -> None:
+        """Whoever asks for it from now on waits, and has it loaded again."""
+        try:
+            if name in self.banks:
+                self.banks.forget(name)
+            else:
+                await self.loader.unload(name)
+        except LearnbackError as error:
+            log.warning("the engine keeps %s: %s", name, error.detail)
+        except Exception:  # the engine's own app may raise anything
+            log.exception("unloading %s", name)
+        else:
+            log.info("unloaded %s: nobody uses it", name)
+        self.uses.forget(name)
 
     def _fail(self, name: str, reason: str) -> None:
         self._failures[name] = (time.monotonic(), reason)
@@ -291,6 +360,13 @@ class Follower:
         if name not in self.snapshot.ready:
             raise VersionUnavailable(self._why_not(name), field="model")
 
+    def _is_coming(self, name: str | None) -> bool:
+        """Whether a version will be ready here, as far as is known."""
+        version = self.snapshot.versions.get(name or "")
+        if version is None or version.problem is not None or ready(self.snapshot, name):
+            return False
+        return self._failures.keys().isdisjoint(version.needs)
+
     def _why_not(self, name: str | None) -> str:
         version = self.snapshot.versions.get(name or "")
         if version is None:
@@ -301,48 +377,6 @@ class Follower:
         if version.problem is not None:
             return version.problem
         failures = [self._failures[need][1] for need in version.needs if need in self._failures]
+        if not failures and ready(self.snapshot, name):
+            return "other replicas are loading it"
         return failures[0] if failures else "it is being loaded"
-
-
-def advance(current: Snapshot, release: Release) -> Snapshot:
-    """The snapshot to serve next: a stable version that is not ready leaves the one before it,
-    a candidate that is not ready gets nobody."""
-    stable = release.stable.version
-    candidate = release.candidate.version
-    shown = stable if _ready(current, stable) else current.stable
-    tried = candidate if _ready(current, candidate) else None
-    return replace(
-        current,
-        stable=shown,
-        candidate=tried,
-        weight=release.candidate.weight if tried is not None else 0.0,
-    )
-
-
-def _ready(snapshot: Snapshot, name: str | None) -> bool:
-    version = snapshot.versions.get(name or "")
-    if version is None or version.problem is not None:
-        return False
-    return snapshot.ready.issuperset(version.needs)
-
-
-def listed(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """The models of `GET /v1/models`: public names first, then versions, newest first."""
-    versions = sorted(snapshot.versions.values(), key=lambda v: (-v.created, v.name))
-    good = [v for v in versions if v.problem is None]
-    stable = snapshot.versions.get(snapshot.stable or "")
-    created = stable.created if stable else 0
-    names = sorted(name for name in snapshot.public_names if not name.startswith(PATHS))
-    public = [_card(name, created, snapshot.stable, None) for name in names]
-    return public + [_card(v.name, v.created, v.name, v.kind.value) for v in good]
-
-
-def _card(name: str, created: int, version: str | None, kind: str | None) -> dict[str, Any]:
-    return {
-        "id": name,
-        "object": "model",
-        "created": created,
-        "owned_by": "learnback",
-        "version": version,
-        "kind": kind or "public",
-    }

@@ -184,9 +184,14 @@ class LearnbackMiddleware:
                 metrics.DROPPED.labels("bug").inc()
 
         exchange = Exchange(prepared.rewritten, headers, receive, send, record)
+        needs, uses = prepared.assignment.version.needs, services.follower.uses
+        for name in needs:
+            uses.begin(name)
         try:
             await self.app({**scope, "headers": prepared.headers}, exchange.receive, exchange.send)
         finally:
+            for name in needs:
+                uses.end(name)
             if not exchange.complete:  # it broke off, so nobody was told of its last piece
                 record(exchange)
             _measure(endpoint, prepared, exchange)

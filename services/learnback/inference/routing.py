@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from learnback.contracts.models import Track, VersionKind
 from learnback.inference.errors import ModelNotFound, VersionUnavailable
 from learnback.models.strategy import Strategy
+from learnback.registry.store import Release
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,29 @@ def servable(version: Servable) -> Servable:
             f"The version {version.name!r} can't be served: {version.problem}", field="model"
         )
     return version
+
+
+def advance(current: Snapshot, release: Release, *, may_replace: bool = True) -> Snapshot:
+    """The snapshot to serve next: a stable version that is not ready, or may not yet replace the
+    one before it, leaves that one; a candidate that is not ready gets nobody."""
+    stable = release.stable.version
+    candidate = release.candidate.version
+    shown = stable if may_replace and ready(current, stable) else current.stable
+    tried = candidate if ready(current, candidate) else None
+    return replace(
+        current,
+        stable=shown,
+        candidate=tried,
+        weight=release.candidate.weight if tried is not None else 0.0,
+    )
+
+
+def ready(snapshot: Snapshot, name: str | None) -> bool:
+    """Whether a version can answer here now: nothing is known against it, its files are loaded."""
+    version = snapshot.versions.get(name or "")
+    if version is None or version.problem is not None:
+        return False
+    return snapshot.ready.issuperset(version.needs)
 
 
 def position(subject: str, salt: str) -> float:
