@@ -10,7 +10,7 @@ IDLE_S = 600.0
 
 
 class Uses:
-    """Counts running answers by adapter or example bank. Called for each request, so it only counts."""
+    """Counts running answers by adapter or example bank. Called for each request."""
 
     def __init__(self, idle_s: float = IDLE_S) -> None:
         self.idle_s = idle_s
