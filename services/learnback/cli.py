@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
 from learnback import __version__
+from learnback.cli_options import errors_shown, operator
+from learnback.cli_prompts import prompts
 
 PROCESSES = {
     "inference": ("learnback.inference.serve", "Answer the OpenAI API with vLLM."),
@@ -33,6 +34,9 @@ def main() -> None:
     """An OpenAI-compatible model server that learns from the people who use it."""
 
 
+main.add_command(prompts)
+
+
 def _process_command(name: str, module: str, about: str) -> click.Command:
     @click.command(name, help=f"{about} Settings: LEARNBACK_{name.upper()}_* (docs/settings.md).")
     def run() -> None:
@@ -45,40 +49,8 @@ for _name, (_module, _about) in PROCESSES.items():
     main.add_command(_process_command(_name, _module, _about))
 
 
-def _errors_shown(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Show our own errors as one line and exit with 1."""
-
-    @wraps(command)
-    def shown(*args: Any, **kwargs: Any) -> Any:
-        from learnback.core.errors import LearnbackError
-
-        try:
-            return command(*args, **kwargs)
-        except LearnbackError as error:
-            raise click.ClickException(error.detail) from error
-
-    return shown
-
-
 def _operator(*, group: click.Group = main, name: str | None = None) -> Callable[..., Any]:
-    """An operator's command: `--home`, `--json`, our errors in one line."""
-
-    def decorate(function: Callable[..., Any]) -> click.Command:
-        options = [
-            click.option(
-                "--home",
-                type=click.Path(path_type=Path),
-                default=None,
-                help="Folder of the platform (default: LEARNBACK_HOME, else .learnback).",
-            ),
-            click.option("--json", "as_json", is_flag=True, help="Answer as JSON."),
-        ]
-        shown = _errors_shown(function)
-        for option in options:
-            shown = option(shown)
-        return group.command(name)(shown)
-
-    return decorate
+    return operator(group, name)
 
 
 def _home(home: Path | None) -> Path:
@@ -94,7 +66,7 @@ def _home(home: Path | None) -> Path:
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="First of five ports.")
-@_errors_shown
+@errors_shown
 def up(model: str | None, home: Path | None, host: str, port: int) -> None:
     """Run the whole platform on this machine until Ctrl-C."""
     import asyncio
@@ -122,7 +94,7 @@ def up(model: str | None, home: Path | None, host: str, port: int) -> None:
 @click.option("--model", default=None, help="Folder or hub name (default: SmolLM2-135M-Instruct).")
 @click.option("--prompts", default=None, type=int, help="How many prompts people ask.")
 @click.option("--list", "list_only", is_flag=True, help="List the preferences and end.")
-@_errors_shown
+@errors_shown
 def demo(list_only: bool, **options: Any) -> None:
     """Close the loop before your eyes: people, feedback, training, gate, hot swap."""
     from learnback.local.demo import list_preferences, run_demo
@@ -160,7 +132,7 @@ def migrate(home: Path | None, as_json: bool, wait_s: float) -> None:
 @click.option("--model", default="learnback", show_default=True, help="The public model name.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=120.0)
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
-@_errors_shown
+@errors_shown
 def check(**options: Any) -> None:
     """Send one request and feedback for it, and wait for what becomes of both.
 
@@ -177,17 +149,22 @@ def keys() -> None:
     """Make, list and revoke API keys."""
 
 
+def _of_key(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What a new key has, however it comes."""
+    scopes = click.Choice(["infer", "feedback", "admin"])
+    chosen = click.option(
+        *("--scope", "scopes"),
+        multiple=True,
+        type=scopes,
+        default=("infer", "feedback"),
+        show_default=True,
+    )
+    return click.option("--tenant", default="default", show_default=True)(chosen(command))
+
+
 @_operator(group=keys, name="create")
 @click.argument("name")
-@click.option("--tenant", default="default", show_default=True)
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    type=click.Choice(["infer", "feedback", "admin"]),
-    default=("infer", "feedback"),
-    show_default=True,
-)
+@_of_key
 @click.option(
     "--days", type=click.IntRange(min=1), default=None, help="Expires after so many days."
 )
@@ -206,15 +183,7 @@ def create_key(home: Path | None, as_json: bool, **options: Any) -> None:
     required=True,
     help="Holds the key alone.",
 )
-@click.option("--tenant", default="default", show_default=True)
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    type=click.Choice(["infer", "feedback", "admin"]),
-    default=("infer", "feedback"),
-    show_default=True,
-)
+@_of_key
 def import_key(home: Path | None, as_json: bool, **options: Any) -> None:
     """Make the ledger know a key that was made elsewhere, called NAME. Safe to repeat."""
     from learnback.local.operations import run_import_key
@@ -308,7 +277,7 @@ def rollback(home: Path | None, as_json: bool, to: str | None, reason: str) -> N
 @click.option("--home", type=click.Path(path_type=Path), default=None, help="Folder to look in.")
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 @click.pass_context
-@_errors_shown
+@errors_shown
 def releases(context: click.Context, home: Path | None, as_json: bool, at: str | None) -> None:
     """List versions and their way to people; show one, ask for one, approve one."""
     if context.invoked_subcommand is None:
