@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from learnback import __version__
+from learnback.cli_keys import keys
 from learnback.cli_options import errors_shown, operator
 from learnback.cli_prompts import prompts
 
@@ -27,9 +28,6 @@ PROCESSES = {
     "operator": ("learnback.operator.app", "Show releases as Kubernetes objects."),
 }
 
-SCOPES = ["infer", "feedback", "release", "train", "admin"]
-"""As in contracts.models.Scope, which takes too long to import here; a test compares."""
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="learnback")
@@ -37,6 +35,7 @@ def main() -> None:
     """An OpenAI-compatible model server that learns from the people who use it."""
 
 
+main.add_command(keys)
 main.add_command(prompts)
 
 
@@ -129,7 +128,7 @@ def demo(list_only: bool, **options: Any) -> None:
     show_default=True,
     help="Folder for the page, the pictures and the runs.",
 )
-@_errors_shown
+@errors_shown
 def ladder(**options: Any) -> None:
     """Measure how far prompts, SFT, DPO, KTO and RLOO get, by a judge that none of them sees."""
     from learnback.local.ladder.run import run_ladder
@@ -174,69 +173,6 @@ def check(**options: Any) -> None:
     from learnback.local.check import run_check
 
     run_check(**options)
-
-
-@main.group()
-def keys() -> None:
-    """Make, list and revoke API keys."""
-
-
-def _of_key(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What a new key has, however it comes."""
-    chosen = click.option(
-        *("--scope", "scopes"),
-        multiple=True,
-        type=click.Choice(SCOPES),
-        default=("infer", "feedback"),
-        show_default=True,
-    )
-    return click.option("--tenant", default="default", show_default=True)(chosen(command))
-
-
-@_operator(group=keys, name="create")
-@click.argument("name")
-@_of_key
-@click.option(
-    "--days", type=click.IntRange(min=1), default=None, help="Expires after so many days."
-)
-def create_key(home: Path | None, as_json: bool, **options: Any) -> None:
-    """Make a key called NAME; it is shown once."""
-    from learnback.local.operations import run_create_key
-
-    run_create_key(home, as_json, **options)
-
-
-@_operator(group=keys, name="import")
-@click.argument("name")
-@click.option(
-    "--file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    required=True,
-    help="Holds the key alone.",
-)
-@_of_key
-def import_key(home: Path | None, as_json: bool, **options: Any) -> None:
-    """Make the ledger know a key that was made elsewhere, called NAME. Safe to repeat."""
-    from learnback.local.operations import run_import_key
-
-    run_import_key(home, as_json, **options)
-
-
-@_operator(group=keys, name="list")
-def list_keys(home: Path | None, as_json: bool) -> None:
-    """List all keys, without their secrets."""
-    from learnback.local.operations import run_list_keys
-
-    run_list_keys(home, as_json)
-
-
-@_operator(group=keys, name="revoke")
-@click.argument("key_id")
-def revoke_key(home: Path | None, as_json: bool, key_id: str) -> None:
-    """Revoke the key KEY_ID; every process knows within seconds."""
-    from learnback.local.operations import run_revoke_key
-
-    run_revoke_key(home, as_json, key_id)
 
 
 @main.group()
@@ -288,7 +224,7 @@ def train(home: Path | None, as_json: bool, reason: str, seed: int | None, url: 
 @click.option("--port", default=8010, show_default=True, help="TCP port.")
 @click.option("--max-rank", default=16, show_default=True, help="Highest rank of an adapter.")
 @click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM_OPTIONS]...")
-@_errors_shown
+@errors_shown
 def reward_engine(model: str | None, host: str, port: int, max_rank: int, more: Any) -> None:
     """Serve neural reward models with vLLM; LEARNBACK_REWARD_ENGINE_URL names it to `reward`."""
     from learnback.reward.engine import run

@@ -7,7 +7,10 @@ a prompt that is to be echoed), it steps aside as far as it must, and says why.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from learnback.contracts.models import Endpoint
 from learnback.inference.examples import (
@@ -24,6 +27,7 @@ from learnback.inference.examples import (
     text_bytes,
     text_of,
 )
+from learnback.models.strategy import Strategy
 
 SYSTEM_ROLES = frozenset(("system", "developer"))
 TOOLS = ("tools", "functions")
@@ -54,6 +58,17 @@ def apply(
     if endpoint == "responses":
         return _responses(request)
     return _completion(request)
+
+
+def prompted(
+    config: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], context: int | None = None
+) -> list[Any]:
+    """A chat as an engine is asked it under a strategy with written examples: for those who ask
+    an engine themselves."""
+    prompter = Prompter(Strategy.model_validate(dict(config)))
+    fields = {"messages": msgspec.Raw(msgspec.json.encode(messages))}
+    found = apply(prompter, "chat.completions", fields, "", context)
+    return list(found.changed.get("messages", messages))
 
 
 def _why_bare(fields: Fields) -> Skipped | None:
