@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from learnback.contracts.models import Track, VersionKind
+from learnback.core.ids import digest_text
 from learnback.inference.errors import ModelNotFound, VersionUnavailable
 from learnback.models.strategy import Strategy
 from learnback.registry.store import Release
@@ -132,5 +133,5 @@ def subject_of(
     for kind, identifier in (("user", safety_identifier or user), ("key", key_id)):
         if identifier:
             text = f"{tenant}\0{kind}\0{identifier}"
-            return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+            return digest_text(text)[:32]
     return None

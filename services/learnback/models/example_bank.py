@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from learnback.core.ids import digest_text
+
 FORMAT = 1
 BANK_FILE = "examples.json"
 MOST_ENTRIES = 20_000
@@ -60,7 +62,7 @@ def bank_of(entries: Iterable[Entry]) -> Bank:
 def entry_id(tenant: str, system_key: str, user: str, answer: str) -> str:
     """The id of an entry."""
     text = "\0".join((tenant, system_key, user, answer))
-    return f"ex_{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+    return f"ex_{digest_text(text)[:16]}"
 
 
 def system_key(system: str) -> str:
@@ -68,7 +70,7 @@ def system_key(system: str) -> str:
     folded = " ".join(system.split())
     if not folded:
         return ""
-    return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return digest_text(folded)[:16]
 
 
 def fingerprint(bank: Bank) -> str:

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 from learnback import __version__
 from learnback.contracts.models import Preferred, VersionKind
 from learnback.core.clock import now
+from learnback.core.ids import digest_text
 from learnback.ledger.training import Outcome, Signal
 from learnback.models import example_bank
 from learnback.models.example_bank import Bank, Entry, bank_of, entry_id, system_key
 from learnback.models.retrieval import Shelf, terms_of
 from learnback.models.strategy import Strategy
-from learnback.registry.store import ModelVersion, digest_text, version_name
+from learnback.registry.store import ModelVersion, version_name
 from learnback.retraining.datasets.examining import Examined
 from learnback.retraining.datasets.reading import Comparison, Said, Text
 from learnback.retraining.datasets.votes import HELD_OUT, TRAINED, independent, last_words
