@@ -31,9 +31,9 @@ async def aside(
 ) -> Exchange:
     """The exchange, when it is over; it holds what the engine said, if anything."""
     exchange = Exchange(prepared.rewritten, [], receive, _unheard, lambda exchange: None)
-    adapter, uses = prepared.assignment.version.needs, services.follower.uses
-    if adapter is not None:
-        uses.begin(adapter)
+    needs, uses = prepared.assignment.version.needs, services.follower.uses
+    for name in needs:
+        uses.begin(name)
     try:
         async with asyncio.timeout(longest_s):
             await app({**scope, "headers": prepared.headers}, exchange.receive, exchange.send)
@@ -42,8 +42,8 @@ async def aside(
     except Exception:  # the engine's own app may raise anything; the exchange says that it failed
         log.exception("the engine did not answer %s", prepared.completion_id)
     finally:
-        if adapter is not None:
-            uses.end(adapter)
+        for name in needs:
+            uses.end(name)
     return exchange
 
 

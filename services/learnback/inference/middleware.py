@@ -148,14 +148,14 @@ class LearnbackMiddleware:
             record(services, prepared, exchange)
 
         exchange = Exchange(prepared.rewritten, headers, receive, send, on_last)
-        adapter, uses = prepared.assignment.version.needs, services.follower.uses
-        if adapter is not None:
-            uses.begin(adapter)
+        needs, uses = prepared.assignment.version.needs, services.follower.uses
+        for name in needs:
+            uses.begin(name)
         try:
             await self.app({**scope, "headers": prepared.headers}, exchange.receive, exchange.send)
         finally:
-            if adapter is not None:
-                uses.end(adapter)
+            for name in needs:
+                uses.end(name)
             if not exchange.complete:  # it broke off, so nobody was told of its last piece
                 record(services, prepared, exchange)
             measure(prepared, exchange)

@@ -11,6 +11,7 @@ from learnback.contracts.models import Endpoint, VersionKind
 from learnback.core.errors import BadRequest
 from learnback.inference import body as bodies
 from learnback.inference import prompts
+from learnback.inference.examples import Applied
 from learnback.inference.routing import Assignment
 from learnback.inference.services import Services
 from learnback.ledger.keys import Principal
@@ -49,7 +50,8 @@ class Prepared:
     rewritten: bytes
     headers: bodies.Headers
     assignment: Assignment
-    prompt_strategy: str | None
+    applied: Applied | None
+    """What the version's prompt strategy did; None: it has none."""
     pair: str | None = None
     """The id of the answer that is shown instead of this one's, or of the two side by side."""
     place: int | None = None
@@ -67,7 +69,7 @@ def prepare(
     place: int | None = None,
 ) -> Prepared:
     """The request for the version that is assigned. `fields` are the body's, and change."""
-    strategy = _apply_strategy(assignment, asked, fields)
+    applied = _apply_strategy(services, assignment, asked, fields)
     if assignment.version.kind is VersionKind.PROMPT:
         fields["cache_salt"] = _salt(assignment.version.name, fields.get("cache_salt"))
     completion_id = ID_PREFIX[asked.endpoint] + request_id
@@ -85,7 +87,7 @@ def prepare(
         rewritten=rewritten,
         headers=bodies.engine_headers(asked.headers, rewritten, request_id),
         assignment=assignment,
-        prompt_strategy=strategy,
+        applied=applied,
         pair=pair,
         place=place,
     )
@@ -101,16 +103,19 @@ def _salt(version: str, given: msgspec.Raw | None) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(digest[:32]))
 
 
-def _apply_strategy(assignment: Assignment, asked: Asked, fields: bodies.Fields) -> str | None:
-    """Change `fields` as the version's prompt strategy says; its name if it changed anything."""
-    config = assignment.version.strategy
-    if config is None:
+def _apply_strategy(
+    services: Services, assignment: Assignment, asked: Asked, fields: bodies.Fields
+) -> Applied | None:
+    """Change `fields` as the version's prompt strategy says; None if it has none."""
+    version, follower = assignment.version, services.follower
+    if version.strategy is None:
         return None
+    prompter = follower.banks.prompter(version.name, version.strategy)
+    tenant = asked.principal.tenant
     try:
-        request = msgspec.json.decode(asked.body)
+        applied = prompts.apply(prompter, asked.endpoint, fields, tenant, follower.context)
     except msgspec.DecodeError as error:
         raise BadRequest(f"The body is not JSON: {error}.") from None
-    changed = prompts.apply(config, asked.endpoint, request)
-    for name, value in changed.items():
+    for name, value in applied.changed.items():
         fields[name] = msgspec.Raw(msgspec.json.encode(value))
-    return assignment.version.name if changed else None
+    return applied

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from learnback.inference import metrics
+from learnback.inference.examples import Applied
 from learnback.inference.exchange import Exchange
 from learnback.inference.prepare import Prepared
 from learnback.inference.served import Served
@@ -29,6 +30,12 @@ def measure(prepared: Prepared, exchange: Exchange) -> None:
     metrics.duration(endpoint, track).observe(exchange.duration_s)
     if exchange.first_byte_s is not None:
         metrics.first_byte(endpoint, track).observe(exchange.first_byte_s)
+    applied = prepared.applied
+    if applied is not None:
+        metrics.EXAMPLES.inc(len(applied.examples))
+        metrics.EXAMPLES_LEFT_OUT.inc(applied.left_out)
+        if applied.skipped is not None:
+            metrics.STRATEGY_SKIPPED.labels(applied.skipped.value).inc()
 
 
 def is_stored(services: Services, prepared: Prepared) -> bool:
@@ -40,6 +47,7 @@ def is_stored(services: Services, prepared: Prepared) -> bool:
 def _served(services: Services, prepared: Prepared, exchange: Exchange) -> Served:
     asked, assignment = prepared.asked, prepared.assignment
     metadata = asked.peeked.metadata or {}
+    applied = prepared.applied or Applied()
     return Served(
         id=prepared.completion_id,
         tenant=asked.principal.tenant,
@@ -48,7 +56,7 @@ def _served(services: Services, prepared: Prepared, exchange: Exchange) -> Serve
         version=assignment.version.name,
         track=assignment.track,
         probability=assignment.probability,
-        prompt_strategy=prepared.prompt_strategy,
+        prompt_strategy=assignment.version.name if applied.changed else None,
         request=asked.body,
         answer=exchange.answer,
         event_stream=exchange.event_stream,
@@ -61,6 +69,8 @@ def _served(services: Services, prepared: Prepared, exchange: Exchange) -> Serve
         metadata=metadata,
         first_byte_s=exchange.first_byte_s,
         duration_s=exchange.duration_s,
+        examples=applied.examples,
+        strategy_skipped=applied.skipped,
         pair=prepared.pair,
         place=prepared.place,
     )
