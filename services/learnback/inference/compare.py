@@ -107,6 +107,8 @@ async def answer_both(
     finally:
         watching.cancel()
     for prepared, exchange in zip((pair.first, pair.second), both, strict=True):
+        if gone.is_set():
+            exchange.leave()
         record(services, prepared, exchange)
         measure(prepared, exchange)
     if not gone.is_set():
