@@ -26,6 +26,7 @@ from learnback.ledger.database import Database
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore, digest_model
 from learnback.release import operations
+from learnback.release.rollout import roll_back
 
 pytestmark = pytest.mark.engine
 
@@ -316,3 +317,16 @@ async def test_copies_and_comparisons_are_made_by_the_candidate(
         record = records[choice["completion_id"]]
         assert (record.track, record.place) == (Track.COMPARED, choice["index"])
         assert choice["message"]["content"] == expected[record.version]
+
+    began = time.perf_counter()
+    async with world.database.write() as connection:  # as the controller does on a breach
+        await roll_back(connection, "tiny-beside-1", "it fails")
+        taken = await store.alias_state(connection, Alias.CANDIDATE)
+    await operations.announce(world.redis, [taken])
+
+    async def nobody_gets_it() -> bool:
+        answers = [await world.chat(max_tokens=1) for _ in range(3)]
+        return {a.headers["x-learnback-version"] for a in answers} == {world.engine.base}
+
+    await wait_until(nobody_gets_it, "the candidate is taken back")
+    print(f"taken back from everybody in {time.perf_counter() - began:.2f} s")

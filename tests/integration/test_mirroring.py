@@ -124,6 +124,24 @@ async def test_equal_versions_that_fail_as_often_are_not_told_apart(lite: World)
     assert errors["low"] < 0 < errors["high"]
 
 
+async def test_copies_alone_promote_nobody_also_not_at_the_deadline(lite: World) -> None:
+    policy = MIRRORED | {
+        "metrics": [{"measure": "errors", "margin": "50%"}],
+        "deadline": "PT1S",
+        "on_deadline": "promote_if_safe",
+        "steps": [{"mirror": "90%", "min_people": 10_000}, *CANARY["steps"]],
+    }
+    town = Town(lite, {})
+    controller = lite.controller(canary=policy)
+    await controller.look()
+    await town.come(150)
+    assert await live(town, controller.look, 200, 1, decided(lite))
+    assert (await lite.version(GOOD)).state is VersionState.ROLLED_BACK
+    last = (await story.tell(lite.database, GOOD)).looks[-1]
+    assert last.measured["metrics"][0]["safe"] > 3, "the copies prove that it is safe"
+    assert last.reason.startswith("the deadline is over before anybody saw it")
+
+
 TRANSACTIONS = 12
 """Up to the looks at the mirrored step, and the step to the first people."""
 

@@ -145,7 +145,7 @@ def decide(measured: Sequence[Measured], standing: Standing, policy: CanaryPolic
         return Decision(CanaryVerdict.ROLL_BACK, f"{_shown(worst)}: worse than is tolerated")
     unproven = [m for m in measured if not proven(m, policy)]
     if standing.in_canary >= policy.deadline:
-        return _at_deadline(unproven, policy)
+        return _at_deadline(unproven, policy, seen=not policy.steps[standing.step].mirror)
     if worst.harm >= limit / 2:
         return Decision(
             CanaryVerdict.HOLD,
@@ -193,7 +193,11 @@ def proven(found: Measured, policy: CanaryPolicy) -> bool:
     return evidence >= proof_limit(policy)
 
 
-def _at_deadline(unproven: Sequence[Measured], policy: CanaryPolicy) -> Decision:
+def _at_deadline(unproven: Sequence[Measured], policy: CanaryPolicy, *, seen: bool) -> Decision:
+    """What nobody has seen is not promoted, whatever its copies prove."""
+    if not seen:
+        said = "the deadline is over before anybody saw it"
+        return Decision(CanaryVerdict.INCONCLUSIVE, f"{said}; on_deadline: {policy.on_deadline}")
     said = "the deadline is over; " + (
         "not proven: " + "; ".join(_shown(m) for m in unproven) if unproven else "all is proven"
     )

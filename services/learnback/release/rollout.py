@@ -244,7 +244,8 @@ class Rollout:
     ) -> None:
         """The deadline is over and nothing is proven."""
         last = len(plan.policy.steps) - 1
-        if safe_at_deadline(sight.measured, plan.policy) or _approved(way, last):
+        safe = not sight.mirrored and safe_at_deadline(sight.measured, plan.policy)
+        if safe or _approved(way, last):
             await promote_in(connection, way.version, CANARY, decision.reason)
         elif plan.policy.on_deadline is OnDeadline.HOLD:
             await self._await(connection, way, last)
