@@ -30,7 +30,7 @@ from learnback.local.ladder.labels import Answered, Labels, label, write_dataset
 from learnback.local.ladder.measure import Rung, Scale, interval, outcomes
 from learnback.local.ladder.page import LadderResult
 from learnback.local.ladder.rungs import Way, ways
-from learnback.local.ladder.tasks import KINDS, Kind, is_right, make_tasks
+from learnback.local.ladder.tasks import KINDS, is_right, make_tasks
 from learnback.local.ladder.training import Made, NotMade, train
 from learnback.local.stages import Stage, Stages
 from learnback.models import linear_reward
@@ -177,9 +177,9 @@ class Ladder:
 
     def _measure_method(self, method: Method, stage: Stage) -> None:
         steps = asdict(self.sizes)[f"{method}_steps"]
-        own: dict[str, Any] = {"batch_size": BATCH}
+        own: dict[str, Any] = {"batch_size": BATCH, "bfloat16": self.writer.bfloat16}
         if method == "rloo":
-            own = policy_settings() | {"evaluation_prompts": 16}
+            own |= policy_settings() | {"evaluation_prompts": 16}
         try:
             made = self._train(method, method, stage, max_steps=steps, **own)
         except NotMade as error:
@@ -195,6 +195,7 @@ class Ladder:
     def _draw_curves(self, stage: Stage) -> None:
         for beta in CURVE_BETAS:
             own = policy_settings() | NO_STOP | {"beta": beta, "evaluation_prompts": 2}
+            own["bfloat16"] = self.writer.bfloat16
             try:
                 made = self._train(
                     f"curve-{beta:g}", "rloo", stage, max_steps=self.sizes.curve_steps, **own
@@ -230,7 +231,7 @@ class Ladder:
             seconds = (time.monotonic() - started) / len(groups)
             rollouts = [group[0] for group in groups]
             divergence = self.writer.divergence(rollouts[:KL_ANSWERS], self.plain)
-            tasks: dict[str, float] = {kind: self._solve(kind, way) for kind in KINDS}
+            tasks = self._solve(way)
         said = [self.writer.text(rollout) for rollout in rollouts]
         won = outcomes(self.score, self.asked, said, self.pretrained)
         rate, low, high = interval(won, self.result.seed)
@@ -251,17 +252,17 @@ class Ladder:
             )
         )
 
-    def _solve(self, kind: Kind, way: Way) -> float:
-        """The share of made-up tasks that are solved, by the likeliest answer."""
-        tasks = make_tasks(kind, SOLVED + self.sizes.tasks, self.result.seed)
-        solved, posed = tasks[:SOLVED], tasks[SOLVED:]
-        chats = [way.ask_task(task, solved) for task in posed]
+    def _solve(self, way: Way) -> dict[str, float]:
+        """The share of made-up tasks of each kind that are solved, by the likeliest answers."""
+        count, seed = self.sizes.tasks, self.result.seed
+        solved = {kind: make_tasks(kind, SOLVED, seed) for kind in KINDS}
+        posed = [task for kind in KINDS for task in make_tasks(kind, count, seed + 1)]
+        chats = [way.ask_task(task, solved[task.kind]) for task in posed]
         groups = self.writer.write(chats, temperature=0.0, salt=TASK_SALT)
-        right = [
-            is_right(task, self.writer.text(group[0]))
-            for task, group in zip(posed, groups, strict=True)
-        ]
-        return sum(right) / len(right)
+        right: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+        for task, group in zip(posed, groups, strict=True):
+            right[task.kind] += is_right(task, self.writer.text(group[0])) / count
+        return right
 
 
 def messages_of(prompt: str) -> Messages:
