@@ -26,6 +26,9 @@ PROCESSES = {
     "operator": ("learnback.operator.app", "Show releases as Kubernetes objects."),
 }
 
+SCOPES = ["infer", "feedback", "release", "train", "admin"]
+"""As in contracts.models.Scope, which takes too long to import here; a test compares."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="learnback")
@@ -172,14 +175,15 @@ def status(home: Path | None, as_json: bool) -> None:
 
 @_operator()
 @click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS")
-def migrate(home: Path | None, as_json: bool, wait_s: float) -> None:
+@click.option("--take-streams", is_flag=True, help="Also if they belong to another ledger.")
+def migrate(home: Path | None, as_json: bool, wait_s: float, take_streams: bool) -> None:
     """Bring the ledger and the streams to this version. Safe to repeat.
 
     With --wait a database or a Redis that is away is waited for.
     """
     from learnback.local.operations import run_migrate
 
-    run_migrate(home, as_json, wait_s)
+    run_migrate(home, as_json, wait_s, take_streams)
 
 
 @main.command()
@@ -212,7 +216,7 @@ def keys() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["infer", "feedback", "admin"]),
+    type=click.Choice(SCOPES),
     default=("infer", "feedback"),
     show_default=True,
 )
@@ -239,7 +243,7 @@ def create_key(home: Path | None, as_json: bool, **options: Any) -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["infer", "feedback", "admin"]),
+    type=click.Choice(SCOPES),
     default=("infer", "feedback"),
     show_default=True,
 )
@@ -371,6 +375,15 @@ def rollback(home: Path | None, as_json: bool, to: str | None, reason: str) -> N
     run_rollback(home, as_json, to, reason)
 
 
+@_operator()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def gc(home: Path | None, as_json: bool, dry_run: bool) -> None:
+    """Remove files of versions that nobody needs (LEARNBACK_RETENTION_*); history stays."""
+    from learnback.local.garbage import run_gc
+
+    run_gc(home, as_json, dry_run)
+
+
 @main.group(invoke_without_command=True)
 @click.option("--at", default=None, help="What answered people then (2026-11-23T12:00:00Z).")
 @click.option("--home", type=click.Path(path_type=Path), default=None, help="Folder to look in.")
@@ -392,6 +405,21 @@ def show_release(home: Path | None, as_json: bool, version: str) -> None:
     from learnback.local.releases import run_show
 
     run_show(home, as_json, version)
+
+
+@_operator(group=releases, name="report")
+@click.argument("version")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="File to write: .html with pictures, else Markdown (default: Markdown on the screen).",
+)
+def report_release(home: Path | None, as_json: bool, version: str, out: Path | None) -> None:
+    """Show how VERSION was evaluated: win rate, guards, golden set, largest wins and losses."""
+    from learnback.local.releases import run_report
+
+    run_report(home, as_json, version, out)
 
 
 @_operator(group=releases, name="ask")
