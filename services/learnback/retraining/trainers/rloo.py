@@ -277,7 +277,10 @@ class _Run:
     def _precision(self) -> AbstractContextManager[Any]:
         """bfloat16 where it is asked for; weights keep their own."""
         kind = self.model.device.type
-        return torch.autocast(kind, torch.bfloat16, enabled=self.settings.bfloat16)
+        found: AbstractContextManager[Any] = torch.autocast(
+            kind, torch.bfloat16, enabled=self.settings.bfloat16
+        )
+        return found
 
     def _is_due(self) -> bool:
         """Whether this step ends with an evaluation and a checkpoint; one that drifted does not."""
