@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,8 +81,8 @@ class Ladder:
         self.split = split_prompts(result.seed, held_out=KEPT_FOR_MEASURING)
         self.answered: list[Answered] = []
 
-    def run(self) -> None:
-        """All of it, into the result."""
+    def run(self, write: Callable[[], None]) -> None:
+        """All of it, into the result; `write` is called when there is more in it."""
         with self.stages.stage("prepare", "the model is loaded and timed") as stage:
             self._prepare(stage)
         with self.stages.stage("label", "people judge the pretrained model's answers") as stage:
@@ -91,11 +91,18 @@ class Ladder:
             self._fit_reward(stage)
         with self.stages.stage("ask", "ways to ask are measured") as stage:
             self._measure_ways(stage)
+        self._note(write)
         for method in METHODS:
             with self.stages.stage(method, f"{NAMES[method]} is trained and measured") as stage:
                 self._measure_method(method, stage)
+            self._note(write)
         with self.stages.stage("curve", "policies are optimised too far") as stage:
             self._draw_curves(stage)
+        self._note(write)
+
+    def _note(self, write: Callable[[], None]) -> None:
+        self.result.seconds = dict(self.stages.seconds)
+        write()
 
     def _prepare(self, stage: Stage) -> None:
         from learnback.local.ladder.writer import Writer  # slow: torch
