@@ -125,7 +125,7 @@ def test_killed_and_started_again_gives_the_same_bytes_as_not_killed(
 
     assert status == ExitCode.DONE, output
     assert result_of(run).resumed_from_step >= 4
-    assert result_of(run).adapter_sha256 == result_of(finished).adapter_sha256
+    assert result_of(run).weights_sha256 == result_of(finished).weights_sha256
     assert (run / "adapter/adapter_config.json").read_bytes() == (
         finished / "adapter/adapter_config.json"
     ).read_bytes()
@@ -189,23 +189,30 @@ def test_a_missing_plan_is_bad_data(tmp_path: Path) -> None:
     assert "bad plan" in output
 
 
-def test_the_lean_loss_is_the_one_that_trl_computes(tmp_path: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+def test_the_lean_loss_is_the_one_that_trl_computes(
+    tmp_path: Path, tiny_model: Path, loss: str
+) -> None:
     import torch
     from trl import DPOTrainer
 
-    from learnback.retraining.job import load_rows
     from learnback.retraining.plan import read_plan
-    from learnback.retraining.trainers import dpo
+    from learnback.retraining.trainers import dpo, rows
+    from learnback.retraining.trainers.base import StopRequest
+    from learnback.retraining.trainers.encoding import Encoder, select
+    from learnback.retraining.trainers.loading import load_tokenizer
 
-    run = write_run(tmp_path / "run", tiny_model, preference_rows(8))
-    plan, rows = read_plan(run), load_rows(run)
-    model = dpo._load_model(plan)
+    settings = small(loss=loss)
+    run = write_run(tmp_path / "run", tiny_model, preference_rows(8), hyperparameters=settings)
+    plan = read_plan(run)
+    encoder = Encoder.of(plan, load_tokenizer(plan.base_model))
+    found = rows.load(run, "dpo").train
+    usable, _ = select(found, encoder, dpo.both_answers, lambda row: None)
+    trainer = dpo.make_trainer(plan, run, encoder, usable, StopRequest())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in trainer.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    tokenizer = dpo._load_tokenizer(plan.base_model)
-    trainer = dpo._make_trainer(plan, run, model, tokenizer, rows, max_steps=1)
     batch = next(iter(trainer.get_train_dataloader()))
 
     ours = trainer.compute_loss(trainer.model, batch).item()
@@ -215,17 +222,9 @@ def test_the_lean_loss_is_the_one_that_trl_computes(tmp_path: Path, tiny_model: 
 
 
 def test_an_answer_that_was_cut_off_is_not_taught_to_end_there() -> None:
-    from learnback.retraining.trainers.dpo import _drop_false_ends
+    from learnback.retraining.trainers.encoding import without_false_end
 
     end, newline = 2, 9
-    example = {
-        "chosen_ids": [5, 6, end, newline],
-        "rejected_ids": [5, 7, end, newline],
-        "chosen_finished": False,
-        "rejected_finished": True,
-    }
 
-    assert _drop_false_ends(example, end) == {
-        "chosen_ids": [5, 6],
-        "rejected_ids": [5, 7, end, newline],
-    }
+    assert without_false_end([5, 6, end, newline], end) == [5, 6]
+    assert without_false_end([5, 6], end) == [5, 6]

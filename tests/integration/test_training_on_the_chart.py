@@ -18,7 +18,7 @@ from tests.rendered import job_template, one, rendered
 from learnback.core.kubernetes import Cluster
 from learnback.retraining.kubernetes_launcher import KubernetesLauncher, manifest_of
 from learnback.retraining.launcher import Vital
-from learnback.retraining.plan import ExitCode
+from learnback.retraining.plan import FINAL, ExitCode
 
 FOLDER = Path("/var/lib/learnback/runs/run_01ab")
 JOB_SET = ("--set=training.jobSet.enabled=true", "--set=training.jobSet.replicas=2")
@@ -124,8 +124,9 @@ def test_the_hub_token_is_the_only_secret_there_can_be() -> None:
 
 def test_exit_codes_and_disruptions_are_treated_as_the_plan_says() -> None:
     rules = job_template(rendered())["spec"]["podFailurePolicy"]["rules"]
-    by_code = {r["onExitCodes"]["values"][0]: r["action"] for r in rules if "onExitCodes" in r}
-    assert by_code == {ExitCode.BAD_DATA: "FailJob", ExitCode.INTERRUPTED: "Ignore"}
+    told = [r for r in rules if "onExitCodes" in r]
+    by_code = {code: r["action"] for r in told for code in r["onExitCodes"]["values"]}
+    assert by_code == {**dict.fromkeys(FINAL, "FailJob"), ExitCode.INTERRUPTED: "Ignore"}
     assert rules[0]["action"] == "Ignore"
     assert rules[0]["onPodConditions"][0]["type"] == "DisruptionTarget"
 

@@ -23,8 +23,9 @@ from learnback.contracts.models import FeedbackStatus, Preferred
 from learnback.ledger.prompts import prompt_held_out, prompt_key, rater_held_out
 from learnback.ledger.training import Signal
 from learnback.retraining.datasets import dataset, files, rows
-from learnback.retraining.datasets.dataset import ROWS, Method
+from learnback.retraining.datasets.dataset import ROWS
 from learnback.retraining.datasets.split import Shares
+from learnback.retraining.hyperparameters import Method
 
 METHODS: tuple[Method, ...] = ("sft", "dpo", "kto", "reward_model", "rloo")
 

@@ -35,16 +35,18 @@ from learnback.registry import store
 from learnback.registry.store import ModelVersion
 from learnback.retraining import metrics
 from learnback.retraining.datasets import dataset, files
-from learnback.retraining.datasets.dataset import Dataset, Method
+from learnback.retraining.datasets.dataset import Dataset
 from learnback.retraining.datasets.examining import examine
 from learnback.retraining.datasets.split import Shares
 from learnback.retraining.datasets.votes import TRAINED
+from learnback.retraining.hyperparameters import Method
 from learnback.retraining.launcher import JobStatus, Launcher, Vital
 from learnback.retraining.plan import (
     PLAN_FILE,
     DpoHyperparameters,
     ExitCode,
     RunPlan,
+    is_final,
     write_atomically,
 )
 from learnback.retraining.registrar import DATASET_DIRECTORY, Registrar
@@ -320,11 +322,11 @@ class Cycle:
         metrics.progressed(status.progress, taken_back)
 
     async def _broken(self, run: Run, status: JobStatus) -> None:
-        """A job ended without success: start it again a few times, bad data never."""
+        """A job ended without success: start it again a few times, unless that is pointless."""
         attempts = int(run.progress.get("attempts", 0))
         error = (status.progress and status.progress.error) or status.note or "its log says more"
         said = f"the job ended with {status.exit_code}: {error}"
-        hopeless = status.final or status.exit_code == ExitCode.BAD_DATA
+        hopeless = status.final or is_final(status.exit_code)
         if hopeless or attempts >= self.settings.max_retries:
             await self._fail(run, said)
             return

@@ -1,44 +1,52 @@
 """One training run as a process of its own: ``python -m learnback.retraining.job RUN_DIRECTORY``.
 
-Reads run.json and the dataset, trains, and publishes ``adapter/`` and ``result.json`` (see plan.py
-for all of these). It may be killed at any time and started again: it goes on from its newest whole
-checkpoint, and it does nothing when it is done. The exit status is plan.ExitCode.
+Reads run.json and the dataset, trains by the plan's method, and publishes ``adapter/`` (or
+``model/``), the report and ``result.json`` (see plan.py for all of these). It may be killed at any
+time and started again: it goes on from its newest whole checkpoint, and it does nothing when it is
+done. The exit status is plan.ExitCode.
+
+Under ``accelerate launch`` or ``torchrun`` each of several processes runs it in the same directory:
+they share out every batch, and the first one alone writes. Such launchers end with a status of
+their own; progress.json keeps the job's.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import importlib
 import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from learnback.retraining.plan import (
-    ADAPTER_DIRECTORY,
     CHECKPOINT_DIRECTORY,
     RESULT_FILE,
-    TRAIN_FILE,
     ExitCode,
     RunPlan,
     RunResult,
     read_plan,
-    sync,
     write_atomically,
+)
+from learnback.retraining.publishing import publish
+from learnback.retraining.run_report import report_of
+from learnback.retraining.trainers import rows
+from learnback.retraining.trainers.failures import (
+    BadData,
+    Diverged,
+    Interrupted,
+    is_out_of_memory,
 )
 
 if TYPE_CHECKING:
-    from learnback.retraining.trainers.base import ProgressReport, Row, StopRequest, Trained
+    from learnback.retraining.trainers.progress import ProgressReport, StopRequest
 
-COLUMNS = "feedback_id", "prompt", "chosen", "rejected"
 LIBRARIES = "torch", "transformers", "trl", "peft", "accelerate"
 
 
@@ -65,9 +73,9 @@ def run(plan: RunPlan, directory: Path) -> ExitCode:
     """
     terminated: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: terminated.append(number))
-    from learnback.retraining.trainers.base import (  # slow: torch
-        BadData,
-        Interrupted,
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL would tell its makers
+    from learnback.retraining.trainers.checkpoints import is_main
+    from learnback.retraining.trainers.progress import (  # slow: torch
         ProgressReport,
         StopRequest,
         describe,
@@ -75,20 +83,22 @@ def run(plan: RunPlan, directory: Path) -> ExitCode:
 
     stop = StopRequest(requested=bool(terminated))
     signal.signal(signal.SIGTERM, lambda _number, _frame: _request(stop))
-    report = ProgressReport(directory, describe(plan))
+    report = ProgressReport(directory, describe(plan), main=is_main())
     try:
         report.update()
         _train_and_publish(plan, directory, report, stop)
     except Interrupted:
-        report.update(state="interrupted", error="SIGTERM")
-        return ExitCode.INTERRUPTED
+        return _end(report, ExitCode.INTERRUPTED, "SIGTERM", state="interrupted")
     except BadData as error:
-        report.update(state="failed", error=str(error))
-        return ExitCode.BAD_DATA
+        return _end(report, ExitCode.BAD_DATA, str(error))
+    except Diverged as error:
+        return _end(report, ExitCode.DIVERGED, str(error))
     except Exception as error:
         traceback.print_exc()
-        report.update(state="failed", error=f"{type(error).__name__}: {error}")
-        return ExitCode.INTERNAL
+        said = f"{type(error).__name__}: {error}"
+        if is_out_of_memory(error):
+            return _end(report, ExitCode.OUT_OF_MEMORY, f"out of memory: {said}")
+        return _end(report, ExitCode.INTERNAL, said)
     return ExitCode.DONE
 
 
@@ -96,131 +106,47 @@ def _request(stop: StopRequest) -> None:
     stop.requested = True
 
 
+def _end(report: ProgressReport, code: ExitCode, error: str, state: str = "failed") -> ExitCode:
+    report.update(state=state, error=error, exit_code=int(code))
+    return code
+
+
 def _train_and_publish(
     plan: RunPlan, directory: Path, report: ProgressReport, stop: StopRequest
 ) -> None:
     started = time.monotonic()
-    rows = load_rows(plan.dataset)
-    from learnback.retraining.trainers import dpo  # slow: TRL
-
-    trained = dpo.train(plan, rows, directory, report, stop)
-    digest = publish_adapter(trained.model, directory, plan.base_model)
-    result = _result(plan, trained, digest, time.monotonic() - started)
-    write_atomically(directory / RESULT_FILE, result.model_dump_json(indent=2))
-    shutil.rmtree(directory / CHECKPOINT_DIRECTORY, ignore_errors=True)
-    report.update(state="done")
-
-
-def load_rows(dataset: Path) -> list[Row]:
-    """Read ``dataset/train.parquet``.
-
-    Columns: feedback_id, prompt (JSON list of chat messages), chosen, rejected: str; optional:
-    margin: float (1.0), chosen_finished and rejected_finished: bool (True; False says that the
-    token limit cut the answer off).
-    Raises BadData if the file is missing, empty or malformed.
-    """
-    import pyarrow.parquet
-
-    from learnback.retraining.trainers.base import BadData
-
-    path = dataset / TRAIN_FILE
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise BadData(f"can't read {path.name}: {error}") from error
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise BadData(f"{path.name} lacks the columns {', '.join(missing)}")
-    if table.num_rows == 0:
-        raise BadData(f"{path.name} is empty: there is nothing to learn from")
-    return [_row(record) for record in table.to_pylist()]
-
-
-def _row(record: dict[str, Any]) -> Row:
-    from learnback.retraining.trainers.base import BadData, Row
-
-    try:
-        prompt = [
-            {"role": str(message["role"]), "content": str(message["content"])}
-            for message in json.loads(record["prompt"])
-        ]
-    except (TypeError, ValueError, KeyError) as error:
-        raise BadData(
-            f"feedback {record['feedback_id']}: the prompt is no list of messages"
-        ) from error
-    if not prompt or not all(isinstance(record[side], str) for side in ("chosen", "rejected")):
-        raise BadData(f"feedback {record['feedback_id']}: the prompt or an answer is missing")
-    margin = record.get("margin")
-    return Row(
-        feedback_id=str(record["feedback_id"]),
-        prompt=prompt,
-        chosen=record["chosen"],
-        rejected=record["rejected"],
-        margin=1.0 if margin is None else float(margin),
-        chosen_finished=record.get("chosen_finished") is not False,
-        rejected_finished=record.get("rejected_finished") is not False,
+    found = rows.load(plan.dataset, plan.method)
+    trainer = importlib.import_module(f"learnback.retraining.trainers.{plan.method}")  # slow: TRL
+    trained = trainer.train(plan, found, directory, report, stop)
+    if not report.main:
+        return
+    digest = publish(
+        trained.model,
+        trained.tokenizer,
+        directory / plan.published,
+        plan.base_model,
+        trained.files,
     )
-
-
-def publish_adapter(model: Any, directory: Path, base_model: str) -> str:
-    """Save only the adapter's safetensors and configuration, mode 0644, whole or not at all;
-    returns its SHA-256.
-
-    The configuration keeps the base model's name and not its path, and its lists are sorted: the
-    same weights give the same bytes.
-    """
-    target = directory / ADAPTER_DIRECTORY
-    partial = Path(tempfile.mkdtemp(prefix=f".{ADAPTER_DIRECTORY}.", dir=directory))
-    try:
-        model.save_pretrained(partial, safe_serialization=True)
-        configuration = _portable(
-            json.loads((partial / "adapter_config.json").read_text()), base_model
-        )
-        (partial / "adapter_config.json").write_text(
-            json.dumps(configuration, indent=2, sort_keys=True)
-        )
-        for path in partial.iterdir():
-            if path.name not in ("adapter_model.safetensors", "adapter_config.json"):
-                path.unlink()
-                continue
-            path.chmod(0o644)
-            sync(path)
-        partial.chmod(0o755)
-        sync(partial)
-        digest = hashlib.sha256((partial / "adapter_model.safetensors").read_bytes()).hexdigest()
-        shutil.rmtree(
-            target, ignore_errors=True
-        )  # left by a process that was killed before result.json
-        os.rename(partial, target)
-        sync(directory)
-        return digest
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _portable(configuration: dict[str, Any], base_model: str) -> dict[str, Any]:
-    changed = {
-        **configuration,
-        "base_model_name_or_path": base_model.rstrip("/").rpartition("/")[2],
-    }
-    changed["target_modules"] = sorted(configuration["target_modules"])
-    return changed
-
-
-def _result(plan: RunPlan, trained: Trained, digest: str, seconds: float) -> RunResult:
-    return RunResult(
+    result = RunResult(
         run_id=plan.run_id,
+        method=plan.method,
         seed=plan.seed,
         steps=trained.steps,
-        seconds=round(seconds, 1),
+        seconds=round(time.monotonic() - started, 1),
         resumed_from_step=trained.resumed_from_step,
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
         rows_used=trained.rows_used,
         rows_skipped=trained.rows_skipped,
         metrics=trained.metrics,
         distance_from_reference=trained.distance_from_reference,
-        adapter_sha256=digest,
+        published=plan.published,
+        weights_sha256=digest,
         versions={name: version(name) for name in LIBRARIES},
     )
+    report_of(plan, result, trained).write(directory)
+    write_atomically(directory / RESULT_FILE, result.model_dump_json(indent=2))
+    shutil.rmtree(directory / CHECKPOINT_DIRECTORY, ignore_errors=True)
+    report.update(state="done")
 
 
 if __name__ == "__main__":

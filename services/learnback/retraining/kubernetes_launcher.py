@@ -20,8 +20,8 @@ from typing import Any
 from learnback.core.clock import now
 from learnback.core.errors import Conflict
 from learnback.core.kubernetes import JOB, JOB_SET, POD, TRAIN_JOB, Cluster, Kind, Object
-from learnback.retraining.launcher import JobStatus, Vital, read_progress
-from learnback.retraining.plan import RESULT_FILE, ExitCode
+from learnback.retraining.launcher import JobStatus, Vital, meant, read_progress
+from learnback.retraining.plan import RESULT_FILE, ExitCode, is_final
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class KubernetesLauncher:
         if found is None:
             return JobStatus(Vital.ABSENT, progress=progress)
         if failed := _condition(found, FAILED):
-            code = exit_code(await self._pods(name)) or ExitCode.INTERNAL
+            code = meant(exit_code(await self._pods(name)) or ExitCode.INTERNAL, progress)
             return JobStatus(Vital.ENDED, code, progress, note=_said(failed), final=True)
         if complete := _condition(found, DONE):
             if _age_s(complete) > RESULT_WAIT_S:
@@ -146,13 +146,15 @@ def _kind_of(manifest: Object) -> Kind:
 
 
 def exit_code(pods: Iterable[Object]) -> int | None:
-    """How the pod that failed last ended; bad data counts before all, as its Job's policy does.
+    """How the pod that failed last ended; what is final counts before all, as its Job's policy
+    does.
 
     None if no pod says: it never ran, or it is gone.
     """
     ends = [end for pod in pods for end in _ends(pod) if end["exitCode"] != ExitCode.DONE]
-    if any(end["exitCode"] == ExitCode.BAD_DATA for end in ends):
-        return ExitCode.BAD_DATA
+    for end in ends:
+        if is_final(end["exitCode"]):
+            return int(end["exitCode"])
     last = max(ends, key=lambda end: str(end.get("finishedAt") or ""), default=None)
     return None if last is None else int(last["exitCode"])
 

@@ -28,6 +28,8 @@ from learnback.retraining.plan import PROGRESS_FILE, RESULT_FILE, ExitCode, Prog
 log = logging.getLogger(__name__)
 
 LOCK_FILE, PID_FILE, LOG_FILE = "job.lock", "job.pid", "job.log"
+LAUNCHERS_FAILURE = 1
+"""What `accelerate launch` and `torchrun` end with, whatever their processes said."""
 KILL_WAIT_S = 10.0
 """How long SIGKILL may take to show; a process stuck in the disk is given up on."""
 SHELL = ("/bin/sh", "-c", 'echo $$ > "$0"; exec nice -n "$NICENESS" "$@"')
@@ -112,7 +114,9 @@ class SubprocessLauncher:
         done = (folder / RESULT_FILE).is_file()
         if code is not None:
             broken = code == ExitCode.DONE and not done
-            return JobStatus(Vital.ENDED, ExitCode.INTERNAL if broken else code, progress)
+            return JobStatus(
+                Vital.ENDED, ExitCode.INTERNAL if broken else meant(code, progress), progress
+            )
         if _held(folder):
             return JobStatus(Vital.ALIVE, progress=progress)
         if done:
@@ -188,3 +192,9 @@ def read_progress(folder: Path) -> Progress | None:
         return Progress.model_validate_json((folder / PROGRESS_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def meant(code: int, progress: Progress | None) -> int:
+    """The job's own exit code, where `accelerate launch` or `torchrun` said 1 for it."""
+    said = progress.exit_code if progress is not None else None
+    return said if code == LAUNCHERS_FAILURE and said is not None else code

@@ -1,7 +1,8 @@
 """What a training run is told and what it tells back: the files in its directory, without torch.
 
-``run.json`` (RunPlan) goes in; ``progress.json`` (Progress), ``adapter/`` and at the very end
-``result.json`` (RunResult) come out. The launcher and the job meet in this file and nowhere else.
+``run.json`` (RunPlan) goes in; ``progress.json`` (Progress), ``adapter/`` (or ``model/`` for full
+weights), ``report.md`` and ``report.html``, and at the very end ``result.json`` (RunResult) come
+out. The launcher and the job meet in this file and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,16 +11,58 @@ import os
 import tempfile
 from enum import IntEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from learnback.retraining.hyperparameters import (
+    HYPERPARAMETERS,
+    DpoHyperparameters,
+    Hyperparameters,
+    KtoHyperparameters,
+    Method,
+    RewardHyperparameters,
+    RlooHyperparameters,
+    SftHyperparameters,
+)
+
+__all__ = [
+    "HYPERPARAMETERS",
+    "DpoHyperparameters",
+    "ExitCode",
+    "Hyperparameters",
+    "KtoHyperparameters",
+    "Method",
+    "Progress",
+    "RewardHyperparameters",
+    "RlooHyperparameters",
+    "RunPlan",
+    "RunResult",
+    "SftHyperparameters",
+    "is_final",
+    "read_plan",
+    "sync",
+    "write_atomically",
+]
 
 PLAN_FILE = "run.json"
 PROGRESS_FILE = "progress.json"
 RESULT_FILE = "result.json"
 ADAPTER_DIRECTORY = "adapter"
+MODEL_DIRECTORY = "model"
 CHECKPOINT_DIRECTORY = "checkpoints"
-TRAIN_FILE = "train.parquet"
+TENSORBOARD_DIRECTORY = "tensorboard"
+TRAIN_FILE, HELD_OUT_FILE = "train.parquet", "held_out.parquet"
+
+Kind = TypeVar("Kind", bound=Hyperparameters)
 
 
 class ExitCode(IntEnum):
@@ -28,96 +71,81 @@ class ExitCode(IntEnum):
     """
 
     DONE = 0
-    """The adapter and result.json are there."""
+    """The weights and result.json are there."""
     BAD_DATA = 65
     """The plan or the dataset can't be trained on. Never retry: the same input fails the same
     way.
     """
     INTERNAL = 70
-    """A bug, lack of memory, or a loss that is no number. Retrying may help only if the machine
-    was at fault.
-    """
+    """A bug. Retrying may help only if the machine was at fault."""
+    OUT_OF_MEMORY = 71
+    """The model and its batch do not fit this machine; the next attempt would meet the same."""
     INTERRUPTED = 75
     """SIGTERM: a checkpoint is kept, nothing is published. Start the same run again and it goes
     on from there.
     """
+    DIVERGED = 76
+    """The loss or the weights are no numbers any more; the same steps lead there again."""
 
 
-class DpoHyperparameters(BaseModel):
-    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290) of a LoRA adapter,
-    with a supervised term.
+FINAL = (ExitCode.BAD_DATA, ExitCode.OUT_OF_MEMORY, ExitCode.DIVERGED)
 
-    The loss is ``-log sigmoid(beta * (chosen log-ratio - rejected log-ratio)) + sft_weight *
-    NLL(chosen)``; the second term holds up the probability of the chosen answers (RPO:
-    arXiv:2404.19733, eq. 1).
-    """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    lora_rank: PositiveInt = 16
-    """Rank of the adapter; ignored when a parent adapter is continued, which keeps its own."""
-    lora_alpha: PositiveInt = 32
-    """The adapter is scaled by alpha / rank."""
-    target_modules: tuple[str, ...] = Field(
-        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        min_length=1,
-    )
-    """Linear layers that get an adapter, by the end of their name; all of them learn best
-    (arXiv:2305.14314, sec. 4).
-    """
-    top_layers: float = Field(default=0.5, gt=0, le=1)
-    """Share of the layers, from the top, that get an adapter; below them nothing is
-    differentiated, which saves time.
-    """
-    learning_rate: PositiveFloat = 8e-4
-    """Peak of the schedule, per step of AdamW."""
-    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from 0; after them it falls linearly
-    to 0.
-    """
-    beta: PositiveFloat = 0.2
-    """How dear it is to leave the reference: higher stays closer."""
-    sft_weight: float = Field(default=0.2, ge=0)
-    """Weight of the supervised term, in nats per token; 0 is plain DPO."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """The share of labels presumed wrong (conservative DPO)."""
-    epochs: PositiveFloat = 1.0
-    """Passes over the data; unused when max_steps is set."""
-    max_steps: PositiveInt | None = None
-    """Optimiser steps; overrides epochs."""
-    batch_size: PositiveInt = 8
-    """Pairs per forward pass."""
-    gradient_accumulation: PositiveInt = 1
-    """Forward passes per optimiser step."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this norm."""
-    max_length: PositiveInt = 1024
-    """Tokens of prompt and answer together; longer pairs are skipped and counted, never cut."""
-    gradient_checkpointing: bool = False
-    """Half the memory for a third more time; needed only for large models."""
-    checkpoint_every: PositiveInt = 10
-    """Optimiser steps between checkpoints: what kill -9 can cost."""
+def is_final(exit_code: int | None) -> bool:
+    """Whether the same run would end so again, here or on a machine of the same size."""
+    return exit_code in FINAL
 
 
 class RunPlan(BaseModel):
     """One training run, complete: the same plan on the same data and machine gives the same
-    adapter.
+    weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    method: Literal["dpo"] = "dpo"
+    method: Method = "dpo"
     base_model: str = Field(min_length=1)
     """A directory or a model hub's name."""
     parent_adapter: Path | None = None
     """An adapter to go on from; the reference stays the base model, so distance can't creep
     from version to version.
     """
+    reward_model: Path | None = None
+    """Folder of the reward model that `rloo` is paid by."""
     dataset: Path
-    """A directory with train.parquet."""
+    """A directory with train.parquet, and held_out.parquet where something is measured on it."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    hyperparameters: DpoHyperparameters = DpoHyperparameters()
+    hyperparameters: SerializeAsAny[Hyperparameters] = Field(default={}, validate_default=True)
+    """Of the class that belongs to the method."""
+
+    @field_validator("hyperparameters", mode="before")
+    @classmethod
+    def _of_the_method(cls, given: Any, info: ValidationInfo) -> Any:
+        kind = HYPERPARAMETERS.get(info.data.get("method", ""), Hyperparameters)
+        if isinstance(given, Hyperparameters) and not isinstance(given, kind):
+            raise ValueError(f"{type(given).__name__} are not those of this method")
+        return kind.model_validate(given)
+
+    @model_validator(mode="after")
+    def _all_there(self) -> Self:
+        if self.method == "rloo" and self.reward_model is None:
+            raise ValueError("rloo needs a reward_model")
+        if self.hyperparameters.adaptation == "full" and self.parent_adapter is not None:
+            raise ValueError("full weights start from the base model, not from an adapter")
+        return self
+
+    def settings(self, kind: type[Kind]) -> Kind:
+        """The hyperparameters as the class of the caller's method. TypeError if they are not."""
+        if not isinstance(self.hyperparameters, kind):
+            raise TypeError(f"{self.method} has no {kind.__name__}")
+        return self.hyperparameters
+
+    @property
+    def published(self) -> str:
+        """The folder of the weights that come out, inside the run's."""
+        full = self.hyperparameters.adaptation == "full"
+        return MODEL_DIRECTORY if full else ADAPTER_DIRECTORY
 
 
 class Progress(BaseModel):
@@ -133,16 +161,25 @@ class Progress(BaseModel):
     """Since this process started; an earlier, interrupted one is not counted."""
     eta_seconds: float | None = None
     loss: float | None = None
-    reward_accuracy: float | None = None
-    """Share of the last batch whose chosen answer has the higher implicit reward."""
-    chosen_log_probability: float | None = None
-    """Mean over the last batch of the summed log-probability of the chosen answer, in nats."""
+    metrics: dict[str, float] = {}
+    """Of the last step, by the names of `RunResult.metrics`: what the method watches."""
     resumed_from_step: int = 0
     error: str | None = None
+    exit_code: int | None = None
+    """Of a run that ended otherwise than done; what launches several processes ends with an own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_that_are_metrics_now(cls, given: Any) -> Any:
+        """Runs of releases before `metrics` had two of them as fields."""
+        names = ("reward_accuracy", "chosen_log_probability")
+        if not isinstance(given, dict) or "metrics" in given:
+            return given
+        return given | {"metrics": {n: given[n] for n in names if given.get(n) is not None}}
 
 
 class RunResult(BaseModel):
-    """What a finished run produced; written last, so its presence means that the adapter is
+    """What a finished run produced; written last, so its presence means that the weights are
     whole.
     """
 
@@ -150,24 +187,37 @@ class RunResult(BaseModel):
 
     run_id: str
     state: Literal["done"] = "done"
+    method: Method = "dpo"
     seed: int
     steps: int
     seconds: float
     resumed_from_step: int = 0
+    processes: int = 1
+    """How many trained together."""
     rows_used: int
     rows_skipped: dict[str, int]
-    """Why rows were left out: too_long, identical, empty, no_margin."""
+    """Why rows were left out: too_long, identical, empty, no_margin, ..."""
     metrics: dict[str, float]
     """Means over the last quarter of the steps: loss, reward_accuracy, chosen_log_probability,
     ...
     """
-    distance_from_reference: float
+    distance_from_reference: float | None = None
     """Mean KL(trained || base) per completion token, in nats; see
-    trainers.base.distance_from_reference.
+    trainers.distance.distance_from_reference. None for a reward model, which is no policy.
     """
-    adapter_sha256: str
-    """Of adapter_model.safetensors, in hex."""
+    published: str = ADAPTER_DIRECTORY
+    """The folder of the weights, inside the run's."""
+    weights_sha256: str
+    """Over the safetensors files in it, in the order of their names, in hex."""
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _once_only_adapters(cls, given: Any) -> Any:
+        """`adapter_sha256` is what `weights_sha256` was called before full weights."""
+        if isinstance(given, dict) and "adapter_sha256" in given:
+            return {"weights_sha256": given["adapter_sha256"], **given}
+        return given
 
 
 def read_plan(directory: Path) -> RunPlan:

@@ -33,7 +33,7 @@ from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore, digest_
 from learnback.registry.store import ModelVersion
 from learnback.retraining.datasets.files import Manifest, load_manifest, load_pairs
 from learnback.retraining.plan import ADAPTER_DIRECTORY, RESULT_FILE, RunResult
-from learnback.retraining.trainers import reward_model
+from learnback.retraining.trainers import linear_reward as reward_trainer
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Registrar:
         made = await asyncio.to_thread(_collect, run, base, folder)
         old = await self._serving_reward(made.reward)
         keep_old = old is not None and await asyncio.to_thread(
-            reward_model.significantly_worse, made.reward_model, old, made.held_out
+            reward_trainer.significantly_worse, made.reward_model, old, made.held_out
         )
         for version, files in (
             (made.reward, folder / REWARD_DIRECTORY),
@@ -155,7 +155,7 @@ def _collect(run: Run, base: ModelVersion, folder: Path) -> _Made:
     manifest = load_manifest(dataset)
     result = RunResult.model_validate_json((folder / RESULT_FILE).read_bytes())
     rows, held_out = load_pairs(dataset)
-    model, metrics = reward_model.train(rows, held_out, seed=run.seed)
+    model, metrics = reward_trainer.train(rows, held_out, seed=run.seed)
     _save_whole(model, folder / REWARD_DIRECTORY)
     reward = _version(
         run, base, manifest, "reward", VersionKind.REWARD_MODEL, folder / REWARD_DIRECTORY
@@ -169,7 +169,7 @@ def _collect(run: Run, base: ModelVersion, folder: Path) -> _Made:
             "metrics": _metrics(result, manifest),
         }
     )
-    pairs = reward_model.of_held_out_prompts(held_out)
+    pairs = reward_trainer.of_held_out_prompts(held_out)
     return _Made(manifest, adapter, reward, model, pairs)
 
 

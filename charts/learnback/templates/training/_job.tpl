@@ -44,12 +44,12 @@ spec:
         onPodConditions:
           - type: DisruptionTarget
             status: "True"
-      # bad data: the same input fails the same way
+      # bad data, out of memory, diverged: the same run fails the same way
       - action: FailJob
         onExitCodes:
           containerName: training
           operator: In
-          values: [65]
+          values: [65, 71, 76]
       # SIGTERM: a checkpoint is kept
       - action: Ignore
         onExitCodes:
@@ -77,7 +77,7 @@ spec:
   failurePolicy:
     maxRestarts: {{ .Values.training.backoffLimit }}
     rules:
-      - name: bad-data
+      - name: hopeless
         action: FailJobSet
         onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
@@ -98,7 +98,7 @@ spec:
                 onExitCodes:
                   containerName: training
                   operator: In
-                  values: [65]
+                  values: [65, 71, 76]
           template:
             {{- include "learnback.training.pod" (dict "root" . "command" $command) | nindent 12 }}
 {{- end -}}

@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from learnback.contracts.models import FeedbackStatus
 from learnback.ledger.training import Outcome
@@ -20,8 +19,8 @@ from learnback.retraining.datasets.rows import (
     Row,
 )
 from learnback.retraining.datasets.votes import ANOTHER_METHOD
+from learnback.retraining.hyperparameters import Method
 
-Method = Literal["sft", "dpo", "kto", "reward_model", "rloo"]
 Asked = Iterable[tuple[str, prompts.Messages]]
 """Prompts of stored completions, with their keys."""
 ROWS: dict[Method, type[Row]] = {

@@ -1,5 +1,5 @@
-"""What all trainers share: rows, the stop request, progress, checkpoints and the distance from the
-reference.
+"""What a trainer is made of, whatever its method: arguments, fitting from the newest checkpoint,
+and the account of it.
 
 Imports torch and transformers: only trainers import this file, and job.py once it has parsed the
 plan.
@@ -7,268 +7,256 @@ plan.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-import sys
-import time
-from collections.abc import Sequence
+import os
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from learnback.retraining.plan import PROGRESS_FILE, Progress, RunPlan, sync, write_atomically
+from learnback.core.report import Part
+from learnback.retraining.plan import CHECKPOINT_DIRECTORY, Hyperparameters, RunPlan
+from learnback.retraining.trainers import answers, checkpoints
+from learnback.retraining.trainers.encoding import Encoded, Encoder
+from learnback.retraining.trainers.failures import BadData, Diverged, Interrupted
+from learnback.retraining.trainers.likelihood import distance_from_reference
+from learnback.retraining.trainers.progress import (
+    DISTANCE,
+    JobCallback,
+    ProgressReport,
+    StopRequest,
+    check_stop,
+    describe,
+    history_of,
+    mean_of_last_quarter,
+)
+from learnback.retraining.trainers.rows import Messages, Rows
 
-WHOLE_MARKER = "whole"  # the last file in a checkpoint: everything before it is synced
+__all__ = [
+    "BadData",
+    "Diverged",
+    "Encoder",
+    "Fitting",
+    "Interrupted",
+    "OwnRows",
+    "ProgressReport",
+    "Rows",
+    "StopRequest",
+    "Trained",
+    "arguments",
+    "check_stop",
+    "describe",
+    "fit",
+    "pick",
+    "steps_of",
+]
 
+MEASURED_ROWS = 32  # answers on which the final distance is measured, about 1,000 tokens
+WATCHED_ROWS = 4  # those of them on which it is watched at checkpoints
 
-class BadData(ValueError):
-    """The plan or the dataset can't be trained on, now or later."""
-
-
-class Diverged(RuntimeError):
-    """The loss or the weights are no numbers any more."""
-
-
-class Interrupted(Exception):
-    """Asked to stop: a checkpoint is kept."""
-
-
-@dataclass
-class StopRequest:
-    """Set by the SIGTERM handler, read after every step."""
-
-    requested: bool = False
-
-
-class Row(NamedTuple):
-    """One preference pair, as train.parquet carries it."""
-
-    feedback_id: str
-    prompt: list[dict[str, str]]
-    chosen: str
-    rejected: str
-    margin: float
-    chosen_finished: bool
-    rejected_finished: bool
+Configuration = TypeVar("Configuration")
 
 
 @dataclass
 class Trained:
-    """What a trainer hands to the job: a model with its adapter, and the account of how it came
-    to be.
-    """
+    """What a trainer hands to the job: a model that learned, and the account of it."""
 
     model: Any
+    tokenizer: Any
     steps: int
     resumed_from_step: int
     rows_used: int
     rows_skipped: dict[str, int]
     metrics: dict[str, float]
-    distance_from_reference: float
+    distance_from_reference: float | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One entry a step: `step` and the metrics by our names."""
+    samples: list[answers.Sample] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    """Further files beside the weights, by name."""
+    parts: list[Part] = field(default_factory=list)
+    """Further parts of the report."""
+
+
+class OwnRows:
+    """Goes before a TRL trainer: rows come as tokens, metrics are means over all processes, and no
+    model card is written, which would name paths of this machine.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none."""
+
+    def watch(self: Any, metrics: Mapping[str, torch.Tensor]) -> None:
+        """Note metrics of a batch, under the Trainer's names: for each the values, (rows,), of the
+        rows that have one.
+        """
+        found = torch.stack(
+            [
+                torch.stack([v.detach().sum().float(), v.new_tensor(len(v))])
+                for v in metrics.values()
+            ]
+        )
+        if self.accelerator.num_processes > 1:
+            found = self.accelerator.reduce(found, "sum")
+        for name, (total, count) in zip(metrics, found.tolist(), strict=True):
+            if count:
+                self._metrics["train"][name].append(total / count)
+
+    def mean_over_processes(self: Any, value: torch.Tensor) -> torch.Tensor:
+        """What a sum over a batch is divided by, so that all processes together weigh every row
+        alike although each has an own batch.
+        """
+        if self.accelerator.num_processes == 1:
+            return value
+        reduced: torch.Tensor = self.accelerator.reduce(value, "mean")
+        return reduced
+
+
+def arguments(
+    kind: type[Configuration], plan: RunPlan, directory: Path, max_steps: int, **own: Any
+) -> Configuration:
+    """The configuration of a TRL trainer: what the plan says, and ``own`` of the method.
+
+    The plan's batch is shared out among the processes. BadData if that does not go up.
+    """
+    settings = plan.hyperparameters
+    on_gpu = torch.cuda.is_available()
+    values: dict[str, Any] = {
+        "output_dir": str(directory / CHECKPOINT_DIRECTORY),
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": math.ceil(settings.warmup_fraction * max_steps),
+        "max_steps": max_steps,
+        "per_device_train_batch_size": _share_of_one_process(settings.batch_size),
+        "gradient_accumulation_steps": settings.gradient_accumulation,
+        "max_grad_norm": settings.max_grad_norm,
+        "max_length": None,  # what is too long has been left out
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "bf16": on_gpu,
+        "use_cpu": not on_gpu,
+        "seed": plan.seed,
+        "data_seed": plan.seed,
+        "save_strategy": "steps",
+        "save_steps": settings.checkpoint_every,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a loss that is no number must end the run, not vanish
+        "remove_unused_columns": False,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    return kind(**(values | own))
+
+
+def _share_of_one_process(batch_size: int) -> int:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if batch_size % processes:
+        raise BadData(f"a batch of {batch_size} can't be shared out among {processes} processes")
+    return batch_size // processes
+
+
+def steps_of(settings: Hyperparameters, rows: int) -> int:
+    """Optimiser steps of a run over ``rows`` rows."""
+    if settings.max_steps is not None:
+        return settings.max_steps
+    per_epoch = math.ceil(rows / (settings.batch_size * settings.gradient_accumulation))
+    return max(1, math.ceil(per_epoch * settings.epochs))
+
+
+def fit(
+    trainer: Any,
+    report: ProgressReport,
+    stop: StopRequest,
+    names: Mapping[str, str],
+    watched: Sequence[Encoded] = (),
+) -> int:
+    """Train to the last step, from the newest whole checkpoint if there is one; returns the step of
+    that.
+
+    ``names`` maps the Trainer's names of metrics to ours; ``watched`` are answers on which the
+    distance from the reference is measured at every checkpoint. Raises Diverged if the loss is no
+    number, Interrupted after SIGTERM (with a checkpoint).
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    pad, copy = trainer.processing_class.pad_token_id, getattr(trainer, "ref_model", None)
+
+    def measure() -> float:
+        return distance_from_reference(model, watched, pad, copy=copy)
+
+    trainer.add_callback(JobCallback(report, stop, names, measure if watched else None))
+    max_steps = trainer.args.max_steps
+    newest = checkpoints.newest(Path(trainer.args.output_dir))
+    path, step = newest if newest else (None, 0)
+    if path is not None and step >= max_steps:
+        checkpoints.restore(trainer, path)
+        return step
+    check_stop(stop)
+    trainer.train(resume_from_checkpoint=str(path) if path else None)
+    if stop.requested or trainer.state.global_step < max_steps:
+        raise Interrupted
+    return step
+
+
+def pick(sequences: Sequence[Encoded], count: int, seed: int) -> list[Encoded]:
+    """At most ``count`` of them, the same for the same seed."""
+    chosen = random.Random(seed).sample(range(len(sequences)), min(count, len(sequences)))
+    return [sequences[i] for i in sorted(chosen)]
 
 
 @dataclass
-class ProgressReport:
-    """Keeps progress.json and one line on stdout up to date."""
+class Fitting:
+    """A policy's run between its rows and its account: what the methods do alike."""
 
-    directory: Path
-    progress: Progress
-    started: float = field(default_factory=time.monotonic)
+    plan: RunPlan
+    encoder: Encoder
+    report: ProgressReport
+    stop: StopRequest
+    sequences: list[Encoded]
+    """Answers that the policy should give: the distance from the reference is measured on some."""
+    prompts: list[Messages]
+    """Some of them are answered for the report."""
+    rows_used: int
+    rows_skipped: dict[str, int]
 
-    def update(self, **changes: Any) -> None:
-        """Change fields of Progress, set its seconds, write it and print it."""
-        seconds = round(time.monotonic() - self.started, 1)
-        self.progress = self.progress.model_copy(update={**changes, "seconds": seconds})
-        write_atomically(self.directory / PROGRESS_FILE, self.progress.model_dump_json())
-        sys.stdout.write(self.line() + "\n")
-        sys.stdout.flush()
-
-    def line(self) -> str:
-        """For people: ``run r1 training 3/20 loss 0.61 accuracy 0.75 12 s, 68 s left``."""
-        now = self.progress
-        parts = [f"run {now.run_id} {now.state} {now.step}/{now.max_steps}"]
-        if now.loss is not None:
-            parts.append(f"loss {now.loss:.4f}")
-        if now.reward_accuracy is not None:
-            parts.append(f"accuracy {now.reward_accuracy:.2f}")
-        left = "" if now.eta_seconds is None else f", {now.eta_seconds:.0f} s left"
-        parts.append(f"{now.seconds:.0f} s{left}")
-        return " ".join(parts + ([now.error] if now.error else []))
-
-
-class JobCallback(TrainerCallback):  # type: ignore[misc]
-    """Hooks a transformers Trainer up to progress, the stop request and whole checkpoints."""
-
-    def __init__(self, report: ProgressReport, stop: StopRequest) -> None:
-        self.report = report
-        self.stop = stop
-        self.first_step: int | None = None
-        self.first_time = 0.0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Note where this process starts, for the estimate of the time left."""
-        self.first_step = state.global_step
-        self.first_time = time.monotonic()
-        self.report.update(state="training", step=state.global_step, max_steps=state.max_steps)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Save and stop after the step in which SIGTERM came."""
-        if self.stop.requested:
-            control.should_save = True
-            control.should_training_stop = True
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        """Report a step. Raises Diverged if its loss is no number."""
-        logs = logs or {}
-        if "loss" not in logs:
-            return
-        loss = float(logs["loss"])
-        if not math.isfinite(loss) or not math.isfinite(float(logs.get("grad_norm", 0.0))):
-            raise Diverged(f"the loss or the gradient is not finite at step {state.global_step}")
-        done = state.global_step - (self.first_step or 0)
-        per_step = (time.monotonic() - self.first_time) / max(done, 1)
-        self.report.update(
-            step=state.global_step,
-            max_steps=state.max_steps,
-            eta_seconds=round(per_step * (state.max_steps - state.global_step), 1),
-            loss=loss,
-            reward_accuracy=logs.get("rewards/accuracies"),
-            chosen_log_probability=logs.get("logps/chosen"),
+    def run(self, trainer: Any, names: Mapping[str, str], copy: Any | None = None) -> Trained:
+        """Fit, measure, and give the account. ``copy`` is the reference beside full weights."""
+        measured = pick(self.sequences, MEASURED_ROWS, self.plan.seed)
+        resumed = fit(trainer, self.report, self.stop, names, measured[:WATCHED_ROWS])
+        steps = trainer.args.max_steps
+        self.report.update(state="measuring", step=steps, max_steps=steps, eta_seconds=None)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        tokenizer = self.encoder.tokenizer
+        history = history_of(trainer.state.log_history, names)
+        metrics = mean_of_last_quarter(history)
+        metrics.pop(DISTANCE, None)
+        distance, samples = None, []
+        if self.report.main:
+            distance = distance_from_reference(model, measured, tokenizer.pad_token_id, copy=copy)
+            samples = answers.sample(
+                model,
+                tokenizer,
+                self.prompts,
+                limit=self.encoder.limit,
+                seed=self.plan.seed,
+                copy=copy,
+            )
+        return Trained(
+            model=model,
+            tokenizer=tokenizer,
+            steps=steps,
+            resumed_from_step=resumed,
+            rows_used=self.rows_used,
+            rows_skipped=self.rows_skipped,
+            metrics=metrics,
+            distance_from_reference=distance,
+            history=history,
+            samples=samples,
         )
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Sync the checkpoint and mark it as whole: without the mark it is never resumed from."""
-        directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        if not directory.is_dir():
-            return
-        for path in directory.rglob("*"):
-            if path.is_file():
-                sync(path)
-        sync(directory)
-        write_atomically(directory / WHOLE_MARKER, str(state.global_step))
-        sync(directory.parent)
-
-
-def newest_checkpoint(directory: Path) -> tuple[Path, int] | None:
-    """The newest whole checkpoint under ``directory`` and its step; torn ones are removed on
-    the way.
-    """
-    whole: list[tuple[int, Path]] = []
-    for path in directory.glob("checkpoint-*"):
-        step = _step_of(path)
-        if step is None:
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            whole.append((step, path))
-    if not whole:
-        return None
-    step, path = max(whole)
-    return path, step
-
-
-def _step_of(checkpoint: Path) -> int | None:
-    if not (checkpoint / WHOLE_MARKER).is_file():
-        return None
-    try:
-        return int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def mean_of_last_quarter(
-    history: Sequence[dict[str, Any]], names: dict[str, str]
-) -> dict[str, float]:
-    """Average logged values over the last quarter of the steps; ``names`` maps Trainer's names
-    to ours.
-    """
-    steps = [entry for entry in history if "loss" in entry]
-    last = steps[-max(1, len(steps) // 4) :]
-    return {
-        ours: sum(float(entry[theirs]) for entry in last) / len(last)
-        for theirs, ours in names.items()
-        if last and all(theirs in entry for entry in last)
-    }
-
-
-def distance_from_reference(
-    model: Any, sequences: Sequence[tuple[list[int], int]], pad_token_id: int, batch_size: int = 4
-) -> float:
-    """Mean KL(adapter on || adapter off) per completion token, in nats, over the full vocabulary;
-    no sampling noise.
-
-    ``sequences`` are (token ids, length of the prompt). The KL is exact at every position that the
-    completions visit (Schulman, "Approximating KL divergence", joschu.net/blog/kl-approx.html,
-    calls sampling it the alternative), but the completions are the dataset's, not the policy's own,
-    so it understates how far free-running text can drift.
-    """
-    total, count = 0.0, 0
-    was_training = model.training
-    model.eval()
-    for start in range(0, len(sequences), batch_size):
-        with torch.no_grad():
-            kl, tokens = _summed_kl(model, sequences[start : start + batch_size], pad_token_id)
-        total, count = total + kl, count + tokens
-    model.train(was_training)
-    if not math.isfinite(total):
-        raise Diverged("the trained adapter's probabilities are not finite")
-    return total / max(count, 1)
-
-
-def _summed_kl(
-    model: Any, batch: Sequence[tuple[list[int], int]], pad_token_id: int
-) -> tuple[float, int]:
-    width = max(len(ids) for ids, _ in batch)
-    ids = torch.full((len(batch), width), pad_token_id)  # (batch, seq)
-    mask = torch.zeros((len(batch), width), dtype=torch.bool)
-    attention = torch.zeros((len(batch), width), dtype=torch.long)
-    for i, (tokens, prompt_length) in enumerate(batch):
-        ids[i, : len(tokens)] = torch.tensor(tokens)
-        attention[i, : len(tokens)] = 1
-        mask[i, prompt_length - 1 : len(tokens) - 1] = True  # position t predicts token t + 1
-    device = model.device
-    first = int(mask.any(dim=0).int().argmax())  # logits of the prompts would be half of the work
-    inputs = {
-        "input_ids": ids.to(device),
-        "attention_mask": attention.to(device),
-        "logits_to_keep": torch.arange(first, width, device=device),
-    }
-    chosen = mask[:, first:].to(device)
-    trained = model(**inputs, use_cache=False).logits[chosen].float().log_softmax(-1)  # (n, vocab)
-    with model.disable_adapter():
-        base = model(**inputs, use_cache=False).logits[chosen].float().log_softmax(-1)
-    return float((trained.exp() * (trained - base)).sum()), int(mask.sum())
-
-
-def precision() -> torch.dtype:
-    """bfloat16 on a GPU, float32 on a CPU (where bfloat16 without AVX512 is several times
-    slower).
-    """
-    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-
-
-def check_stop(stop: StopRequest) -> None:
-    """Raises Interrupted if SIGTERM came."""
-    if stop.requested:
-        raise Interrupted
-
-
-def describe(plan: RunPlan) -> Progress:
-    """The first progress of a run."""
-    return Progress(run_id=plan.run_id, state="starting")

@@ -1,69 +1,282 @@
-"""The reward model of a dataset: fitted to its training rows, judged on prompts it never saw."""
+"""A Bradley-Terry reward model with TRL: the base model with one number as its head.
+
+P(a beats b) = sigmoid(r(a) - r(b)) (Bradley and Terry 1952, Biometrika 39:324). A preference of
+strength s must exceed ``margin * s`` (arXiv:2307.09288, eq. 2), and a tie means that neither answer
+exceeds the other by ``margin`` (Rao and Kupper 1967, JASA 62:194): one threshold for both, since
+sigmoid(difference - threshold) is Rao and Kupper's chance to win. Rewards are kept near 0 while
+training and are centred after it; their temperature is fitted on pairs that were held out.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from datasets import Dataset
+from transformers import set_seed
+from trl import RewardConfig, RewardTrainer
 
-from learnback.models.linear_reward import LinearRewardModel, Pair, fit, metrics_of
-from learnback.retraining.datasets.rows import PreferenceRow
+from learnback.core.report import Heading, Part, Text, table
+from learnback.models.linear_reward import evaluate_margins, metrics_of
+from learnback.registry.artifacts import digest_model
+from learnback.retraining.plan import RewardHyperparameters, RunPlan
+from learnback.retraining.trainers.base import (
+    BadData,
+    Encoder,
+    OwnRows,
+    ProgressReport,
+    Rows,
+    StopRequest,
+    Trained,
+    arguments,
+    check_stop,
+    fit,
+    pick,
+    steps_of,
+)
+from learnback.retraining.trainers.calibration import fit_temperature, reliability_plot
+from learnback.retraining.trainers.encoding import Answer, Encoded, Usable, column, padded, select
+from learnback.retraining.trainers.failures import Diverged
+from learnback.retraining.trainers.loading import load_scorer, load_tokenizer
+from learnback.retraining.trainers.losses import pair_losses
+from learnback.retraining.trainers.progress import history_of, mean_of_last_quarter
+from learnback.retraining.trainers.rows import PairRow
 
-MAX_ROWS = 20_000
-"""More rows change a linear model little and cost 8 KB of memory each."""
-FEW_PAIRS = 10
-"""Below this many held-out pairs no comparison of two models means anything."""
-Z_95 = 1.645
-"""One-sided."""
+DESCRIPTION_FILE = "reward.json"
+CENTRED_ON = 256
+"""Training answers whose mean reward becomes 0."""
+CALIBRATED_ON = 512
+"""Held-out pairs at most; more change a temperature little and cost time."""
+SHOWN = 10
+METRICS = {
+    "loss": "loss",
+    "rewards/accuracies": "reward_accuracy",
+    "rewards/margins": "reward_margin",
+    "rewards/chosen": "chosen_reward",
+    "rewards/rejected": "rejected_reward",
+    "lengths/answers": "answer_tokens",
+}
+
+
+class _Trainer(OwnRows, RewardTrainer):  # type: ignore[misc]
+    """TRL's trainer with ties."""
+
+    settings: RewardHyperparameters
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """The loss of one batch of pairs: () in nats. The first half of the rows is chosen."""
+        rewards = scores(model, inputs)
+        chosen, rejected = rewards.chunk(2)  # (pairs,)
+        tie = inputs["tie"].bool()
+        losses = pair_losses(chosen - rejected, inputs["margin"], tie, self.settings.margin)
+        ranked = ~tie
+        self.watch(
+            {
+                "rewards/accuracies": (chosen > rejected)[ranked].float(),
+                "rewards/margins": (chosen - rejected)[ranked],
+                "rewards/chosen": chosen[ranked],
+                "rewards/rejected": rejected[ranked],
+                "lengths/answers": inputs["completion_mask"].sum(1).float(),
+            }
+        )
+        return losses.mean() + self.settings.centering * ((chosen + rejected) ** 2).mean()
 
 
 def train(
-    rows: Sequence[PreferenceRow], held_out: Sequence[PreferenceRow], *, seed: int
-) -> tuple[LinearRewardModel, dict[str, Any]]:
-    """Fit, and measure what it is worth. Raises ValueError without rows.
+    plan: RunPlan,
+    rows: Rows[PairRow],
+    directory: Path,
+    report: ProgressReport,
+    stop: StopRequest,
+) -> Trained:
+    """Train until the plan's last step, from the newest whole checkpoint in ``directory`` if there
+    is one; then centre and calibrate.
 
-    `held_out_*` is measured strictly on held-out prompts; `held_out_raters_*` on people who were
-    held out, whose prompts others may have judged in training.
+    Raises BadData if no row ranks two answers, Diverged if a number is none, Interrupted after
+    SIGTERM (with a checkpoint).
     """
-    model = fit(_pairs(sorted(rows, key=lambda r: r.prompt_key)[:MAX_ROWS]), seed=seed)
-    metrics: dict[str, Any] = {
-        "train_pairs": model.pairs,
-        "temperature": model.temperature,
-        "l2": model.l2,
-        "word_scale": model.word_scale,
+    settings = plan.settings(RewardHyperparameters)
+    set_seed(plan.seed)
+    encoder = Encoder.of(plan, load_tokenizer(plan.base_model))
+    usable, skipped = select(rows.train, encoder, both_answers, _unusable)
+    if all(row.tie for row, _ in usable):
+        raise BadData(f"all {len(usable)} usable pairs are ties: nothing says which is better")
+    check_stop(stop)
+    trainer = make_trainer(plan, directory, encoder, usable)
+    resumed = fit(trainer, report, stop, METRICS)
+    steps = trainer.args.max_steps
+    report.update(state="measuring", step=steps, max_steps=steps, eta_seconds=None)
+    trained = Trained(
+        model=trainer.accelerator.unwrap_model(trainer.model),
+        tokenizer=encoder.tokenizer,
+        steps=steps,
+        resumed_from_step=resumed,
+        rows_used=len(usable),
+        rows_skipped=skipped,
+        metrics={},
+        history=history_of(trainer.state.log_history, METRICS),
+    )
+    trained.metrics = mean_of_last_quarter(trained.history)
+    if report.main:
+        _calibrate(plan, encoder, settings, usable, rows.held_out, trained)
+    return trained
+
+
+def scores(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The raw reward of each row, (rows,)."""
+    logits = model(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+    ).logits
+    rewards: torch.Tensor = logits.squeeze(-1).float()
+    return rewards
+
+
+def score_all(model: Any, sequences: Sequence[Encoded], pad_token_id: int) -> list[float]:
+    """Raw rewards of many answers, in order; computed in batches of like length.
+
+    Raises Diverged if one is no number.
+    """
+    model.eval()
+    order = sorted(range(len(sequences)), key=lambda i: sum(map(len, sequences[i])))
+    found = [0.0] * len(sequences)
+    for start in range(0, len(order), 16):
+        batch = order[start : start + 16]
+        inputs = padded([sequences[i] for i in batch], pad_token_id)
+        with torch.no_grad():
+            rewards = scores(model, {n: t.to(model.device) for n, t in inputs.items()})
+        for i, reward in zip(batch, rewards.tolist(), strict=True):
+            found[i] = reward
+    if not all(map(math.isfinite, found)):
+        raise Diverged("a reward is not finite")
+    return found
+
+
+def both_answers(row: PairRow) -> list[Answer]:
+    """The chosen answer and the rejected one, as the scorer sees them: always ended."""
+    return [Answer(row.chosen, True), Answer(row.rejected, True)]
+
+
+def _unusable(row: PairRow) -> str | None:
+    if row.chosen == row.rejected:
+        return "identical"
+    return None if row.tie or row.margin > 0 else "no_margin"
+
+
+def make_trainer(
+    plan: RunPlan, directory: Path, encoder: Encoder, usable: Sequence[Usable]
+) -> _Trainer:
+    """A trainer that stands before its first step."""
+    settings = plan.settings(RewardHyperparameters)
+    trainer = _Trainer(
+        model=load_scorer(plan),
+        args=arguments(RewardConfig, plan, directory, steps_of(settings, len(usable))),
+        train_dataset=_dataset(usable),
+        data_collator=_Collator(encoder.tokenizer.pad_token_id),
+        processing_class=encoder.tokenizer,
+    )
+    trainer.settings = settings
+    return trainer
+
+
+def _dataset(usable: Sequence[Usable]) -> Dataset:
+    return Dataset.from_list(
+        [
+            {
+                "answers": [answer._asdict() for answer in answers],
+                "margin": min(row.margin, 1.0),
+                "tie": row.tie,
+            }
+            for row, answers in usable
+        ]
+    )
+
+
+class _Collator:
+    """All chosen answers, then all rejected ones."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, examples: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        sequences = [Encoded(**e["answers"][side]) for side in (0, 1) for e in examples]
+        numbers = {name: column(examples, name) for name in ("margin", "tie")}
+        return {**padded(sequences, self.pad_token_id), **numbers}
+
+
+def _calibrate(
+    plan: RunPlan,
+    encoder: Encoder,
+    settings: RewardHyperparameters,
+    usable: Sequence[Usable],
+    held_out: Sequence[PairRow],
+    trained: Trained,
+) -> None:
+    """Add the centre, the temperature, and what held-out pairs say of both."""
+    pad = encoder.tokenizer.pad_token_id
+    seen = pick([answer for _, answers in usable for answer in answers], CENTRED_ON, plan.seed)
+    centre = float(np.mean(score_all(trained.model, seen, pad)))
+    judged = _held_out(held_out, encoder)[:CALIBRATED_ON]
+    raw = score_all(trained.model, [answer for _, answers in judged for answer in answers], pad)
+    differences = [a - b for a, b in zip(raw[::2], raw[1::2], strict=True)]
+    temperature = fit_temperature(differences)
+    honest = np.array(differences) / temperature
+    found = metrics_of(evaluate_margins(honest), "held_out")
+    trained.metrics |= {name: float(v) for name, v in found.items() if v is not None}
+    trained.metrics |= {"temperature": temperature, "center": centre}
+    trained.files = {
+        DESCRIPTION_FILE: json.dumps(
+            {
+                "kind": "neural",
+                "base_model": plan.base_model.rstrip("/").rpartition("/")[2],
+                "base_digest": digest_model(plan.base_model),
+                "temperature": temperature,
+                "center": centre,
+                "max_length": encoder.limit,
+            },
+            indent=2,
+        )
     }
-    metrics |= metrics_of(model.evaluate(of_held_out_prompts(held_out)), "held_out")
-    others = _pairs(row for row in held_out if row.side == "rater")
-    metrics |= metrics_of(model.evaluate(others), "held_out_raters")
-    return model, metrics
+    calibrated = [(score - centre) / temperature for score in raw]
+    trained.parts = _parts(judged, calibrated, honest.tolist())
 
 
-def of_held_out_prompts(held_out: Iterable[PreferenceRow]) -> list[Pair]:
-    """The pairs that no model may ever have been fitted to."""
-    return _pairs(row for row in held_out if row.side == "prompt")
-
-
-def significantly_worse(
-    new: LinearRewardModel, old: LinearRewardModel, pairs: Sequence[Pair]
-) -> bool:
-    """Whether the new model predicts held-out choices worse than the old one, beyond chance.
-
-    A paired z-test on the log losses, one-sided at 95%; False with too few pairs to tell.
+def _held_out(held_out: Sequence[PairRow], encoder: Encoder) -> list[Usable]:
+    """Held-out pairs in which people saw a difference; those of held-out prompts, if there are
+    any.
     """
-    if len(pairs) < FEW_PAIRS:
-        return False
-    losses = np.array([[_loss(model, pair) for model in (new, old)] for pair in pairs])
-    differences = losses[:, 0] - losses[:, 1]  # (pairs,), above 0: the new one is worse
-    error = float(differences.std(ddof=1)) / math.sqrt(len(pairs))
-    return float(differences.mean()) > Z_95 * error
+    ranked = [row for row in held_out if not row.tie and row.margin > 0]
+    ranked = [row for row in ranked if row.side == "prompt"] or ranked
+    try:
+        return select(ranked, encoder, both_answers, _unusable)[0]
+    except BadData:
+        return []
 
 
-def _loss(model: LinearRewardModel, pair: Pair) -> float:
-    chance = model.win_probability(pair.prompt, pair.chosen, pair.rejected)
-    return -math.log(max(chance, 1e-12))
-
-
-def _pairs(rows: Iterable[PreferenceRow]) -> list[Pair]:
-    return [Pair(r.prompt, r.chosen, r.rejected, r.votes * r.margin) for r in rows]
+def _parts(judged: Sequence[Usable], scored: Sequence[float], honest: list[float]) -> list[Part]:
+    if not judged:
+        return [
+            Heading("Calibration"),
+            Text("No held-out pairs: the temperature is 1, and nothing says whether it is right."),
+        ]
+    rows = [
+        (row.prompt[-1]["content"], row.chosen, scored[2 * i], row.rejected, scored[2 * i + 1])
+        for i, (row, _) in enumerate(judged[:SHOWN])
+    ]
+    head = ("prompt", "preferred", "its reward", "the other", "its reward")
+    return [
+        Heading("Calibration"),
+        reliability_plot(honest),
+        Heading("Ten held-out pairs and their rewards"),
+        table(head, rows),
+    ]

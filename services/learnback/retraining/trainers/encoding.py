@@ -1,0 +1,147 @@
+"""From rows to tokens: what can be trained on, and why the rest can't. Nothing is ever cut."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jinja2 import TemplateError
+
+from learnback.retraining.plan import RunPlan
+from learnback.retraining.trainers.failures import BadData
+from learnback.retraining.trainers.loading import context_of
+from learnback.retraining.trainers.rows import Messages, Row
+
+ROLES = {"system", "developer", "user", "assistant", "tool"}
+
+
+class Skip(Exception):
+    """A row can't be trained on; the message is the reason that is counted."""
+
+
+class Encoded(NamedTuple):
+    """A prompt and an answer to it, as token ids."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+
+class Answer(NamedTuple):
+    """An answer's text, and whether it ended by itself."""
+
+    text: str
+    finished: bool
+
+
+class Usable(NamedTuple):
+    """A row that can be trained on, with its answers as tokens."""
+
+    row: Any
+    answers: list[Encoded]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns chats into tokens by the base model's template, up to `limit` tokens."""
+
+    tokenizer: Any
+    limit: int
+
+    @classmethod
+    def of(cls, plan: RunPlan, tokenizer: Any) -> Encoder:
+        """For a plan: no longer than it says, and no longer than the base model can see."""
+        limit = min(plan.hyperparameters.max_length, context_of(plan.base_model))
+        return cls(tokenizer, limit)
+
+    def encode(self, prompt: Messages, answer: Answer) -> Encoded:
+        """The answer begins where the tokens of prompt and whole part. Raises Skip."""
+        if not answer.text.strip():
+            raise Skip("empty")
+        if any(message["role"] not in ROLES for message in prompt):
+            raise Skip("unknown_role")
+        try:
+            asked = self._ids(prompt, add_generation_prompt=True)
+            whole = self._ids([*prompt, {"role": "assistant", "content": answer.text}])
+        except TemplateError as error:
+            raise Skip("refused_by_template") from error
+        if len(asked) >= self.limit:
+            raise Skip("prompt_too_long")
+        if len(whole) > self.limit:
+            raise Skip("too_long")
+        start = _common_prefix(asked, whole)
+        ids = whole[start:]
+        if not answer.finished:
+            ids = without_false_end(ids, self.tokenizer.eos_token_id)
+        return Encoded(asked[:start], ids)
+
+    def _ids(self, messages: Messages, *, add_generation_prompt: bool = False) -> list[int]:
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def select(
+    rows: Sequence[Row],
+    encoder: Encoder,
+    answers: Callable[[Row], Sequence[Answer]],
+    refuse: Callable[[Row], str | None],
+) -> tuple[list[Usable], dict[str, int]]:
+    """The rows that can be trained on, and how many were left out for which reason.
+
+    ``answers`` are a row's own; ``refuse`` names the reason of its method against it. Raises
+    BadData if none is left.
+    """
+    usable: list[Usable] = []
+    skipped: Counter[str] = Counter()
+    seen: set[str] = set()
+    for row in rows:
+        key = repr(row._replace(feedback_id=""))
+        try:
+            if reason := "duplicate" if key in seen else refuse(row):
+                raise Skip(reason)
+            usable.append(Usable(row, [encoder.encode(row.prompt, a) for a in answers(row)]))
+            seen.add(key)
+        except Skip as reason_to_skip:
+            skipped[str(reason_to_skip)] += 1
+    if rows and not usable:
+        raise BadData(
+            f"no row can be trained on: {len(rows)} in the dataset, skipped {dict(skipped)}"
+        )
+    return usable, dict(skipped)
+
+
+def without_false_end(ids: list[int], end: int) -> list[int]:
+    """Take the end-of-turn token (and what the template puts after it) off an answer that was
+    cut by its token limit: it must not be taught to end there.
+    """
+    return ids[: len(ids) - 1 - ids[::-1].index(end)] if end in ids else ids
+
+
+def padded(sequences: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """input_ids, attention_mask and completion_mask, each (rows, seq), filled up at the right."""
+    width = max(len(prompt) + len(answer) for prompt, answer in sequences)
+    ids = torch.full((len(sequences), width), pad_token_id)
+    attention = torch.zeros((len(sequences), width), dtype=torch.long)
+    completion = torch.zeros((len(sequences), width), dtype=torch.long)
+    for i, (prompt, answer) in enumerate(sequences):
+        length = len(prompt) + len(answer)
+        ids[i, :length] = torch.tensor(prompt + answer)
+        attention[i, :length] = 1
+        completion[i, len(prompt) : length] = 1
+    return {"input_ids": ids, "attention_mask": attention, "completion_mask": completion}
+
+
+def column(examples: Iterable[Mapping[str, Any]], name: str) -> torch.Tensor:
+    """One number of every example: (rows,)."""
+    return torch.tensor([example[name] for example in examples], dtype=torch.float)
+
+
+def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return i
+    return min(len(one), len(other))

@@ -1,0 +1,197 @@
+"""Each training method on the tiny model: it learns what people said, right or wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.tiny_model import (
+    BAD,
+    GOOD,
+    completion_rows,
+    label_rows,
+    preference_rows,
+    small,
+    tiny_model,
+    write_run,
+)
+
+from learnback.retraining import job
+from learnback.retraining.plan import ExitCode, Method, Progress, RunResult
+
+__all__ = ["tiny_model"]
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method, rows that it can learn from, and settings that make it learn in seconds."""
+
+    method: Method
+    rows: Callable[..., list[dict[str, object]]]
+    settings: dict[str, object]
+    guards: tuple[str, ...]
+    """What a run reports beside its loss."""
+
+
+CASES = {
+    "sft": Case("sft", completion_rows, {}, ("answer_log_probability", "answer_tokens")),
+    "dpo": Case("dpo", preference_rows, {}, ("chosen_log_probability", "reward_margin")),
+    "ipo": Case("dpo", preference_rows, {"loss": "ipo"}, ("chosen_log_probability",)),
+    "kto": Case("kto", label_rows, {}, ("kl", "reward_margin", "desirable_weight")),
+    "reward_model": Case("reward_model", preference_rows, {}, ("temperature", "held_out_accuracy")),
+}
+POLICIES = [name for name in CASES if name != "reward_model"]
+
+
+def trained(run: Path) -> RunResult:
+    """Run the job in this process: importing TRL again and again would take most of the time."""
+    code = job.main([str(run)])
+    assert code == ExitCode.DONE, progress_of(run).error
+    return RunResult.model_validate_json((run / "result.json").read_bytes())
+
+
+def progress_of(run: Path) -> Progress:
+    return Progress.model_validate_json((run / "progress.json").read_bytes())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_signals() -> Iterator[None]:
+    """The job takes SIGTERM for itself; the tests' process gets it back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callable[..., Path]:
+    """A run of a case, done once however often it is asked for."""
+    folder, done = tmp_path_factory.mktemp("runs"), dict[str, Path]()
+
+    def run(name: str, *, flipped: bool = False, again: bool = False) -> Path:
+        key = f"{name}{'-flipped' * flipped}{'-again' * again}"
+        if key not in done:
+            case = CASES[name]
+            done[key] = write_run(
+                folder / key,
+                tiny_model,
+                case.rows(flipped=flipped),
+                held_out=case.rows(8, first=100, flipped=flipped),
+                method=case.method,
+                hyperparameters=small(case.method, **case.settings),
+            )
+            trained(done[key])
+        return done[key]
+
+    return run
+
+
+def preference_of(run: Path, tiny_model: Path) -> float:
+    """How much likelier the good answer has become against the bad one, in nats, by the weights
+    that were published: what people want, whatever the method optimised.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from learnback.retraining.trainers.encoding import Answer, Encoder, padded
+    from learnback.retraining.trainers.likelihood import completion_log_probabilities
+    from learnback.retraining.trainers.loading import load_tokenizer, reference
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(run / "adapter")).eval()
+    encoder = Encoder(load_tokenizer(str(tiny_model)), 512)
+    prompt = [{"role": "user", "content": "question 99"}]
+    pair = [encoder.encode(prompt, Answer(f"{words} 99", True)) for words in (GOOD, BAD)]
+    inputs = padded(pair, encoder.tokenizer.pad_token_id)
+    with torch.no_grad():
+        after = completion_log_probabilities(model, inputs)[0].sum(1)
+        with reference(model) as untrained:
+            before = completion_log_probabilities(untrained, inputs)[0].sum(1)
+    good, bad = (after - before).tolist()
+    return float(good - bad)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_comes_to_prefer_what_people_liked_and_the_opposite_if_labels_are_flipped(
+    name: str, runs: Callable[..., Path], tiny_model: Path
+) -> None:
+    assert preference_of(runs(name), tiny_model) > 1.0
+    assert preference_of(runs(name, flipped=True), tiny_model) < -1.0
+
+
+def test_a_reward_model_ranks_unseen_answers_and_the_other_way_round_if_labels_are_flipped(
+    runs: Callable[..., Path], tiny_model: Path
+) -> None:
+    assert scores_of(runs("reward_model"), tiny_model, GOOD, BAD)[0] > 0
+    flipped = runs("reward_model", flipped=True)
+    assert scores_of(flipped, tiny_model, GOOD, BAD)[0] < 0
+
+
+def scores_of(run: Path, tiny_model: Path, *answers: str) -> list[float]:
+    """Calibrated rewards by the published folder, as a scorer would compute them."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    base = AutoModelForSequenceClassification.from_pretrained(
+        tiny_model, num_labels=1, dtype=torch.float32
+    )
+    base.config.pad_token_id = tokenizer.pad_token_id
+    model = PeftModel.from_pretrained(base, str(run / "adapter")).eval()
+    said = json.loads((run / "adapter" / "reward.json").read_text())
+    scores = []
+    for answer in answers:
+        chat = [
+            {"role": "user", "content": "question 99"},
+            {"role": "assistant", "content": f"{answer} 99"},
+        ]
+        text = tokenizer.apply_chat_template(chat, tokenize=False)
+        with torch.no_grad():
+            logit = model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits
+        scores.append((float(logit) - said["center"]) / said["temperature"])
+    return scores
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_reports_its_guards_and_leaves_a_report_and_event_files(
+    name: str, runs: Callable[..., Path]
+) -> None:
+    run = runs(name)
+    result = RunResult.model_validate_json((run / "result.json").read_bytes())
+
+    assert {"loss", *CASES[name].guards} <= set(result.metrics)
+    assert result.rows_used == 24
+    assert (result.distance_from_reference or 0) > 0 or name == "reward_model"
+    assert progress_of(run).state == "done"
+    assert (run / "report.html").read_text().count("<svg") >= 3
+    assert "report-loss.svg" in (run / "report.md").read_text()
+    assert event_tags(run) >= {"loss"}
+
+
+def event_tags(run: Path) -> set[str]:
+    from tensorboardX.proto import event_pb2
+
+    tags: set[str] = set()
+    for path in (run / "tensorboard").iterdir():
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            length = int.from_bytes(content[at : at + 8], "little")
+            event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+            tags |= {value.tag for value in event.summary.value}
+            at += length + 16
+    return tags
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "ipo"])
+def test_the_same_seed_gives_the_same_bytes(name: str, runs: Callable[..., Path]) -> None:
+    one, two = runs(name), runs(name, again=True)
+
+    weights = "adapter/adapter_model.safetensors"
+    assert (one / weights).read_bytes() == (two / weights).read_bytes()
