@@ -16,7 +16,7 @@ from learnback.feedback.settings import FeedbackSettings
 from learnback.inference.settings import InferenceSettings
 from learnback.operator.settings import OperatorSettings
 from learnback.release.settings import ReleaseSettings
-from learnback.retraining.settings import FilterSettings, RetrainingSettings
+from learnback.retraining.settings import FilterSettings, MethodSettings, RetrainingSettings
 from learnback.reward.settings import RewardSettings
 
 PAGE = Path(__file__).parent / "settings.md"
@@ -26,6 +26,7 @@ CLASSES: tuple[type[Settings], ...] = (
     FeedbackSettings,
     RewardSettings,
     RetrainingSettings,
+    MethodSettings,
     FilterSettings,
     ReleaseSettings,
     OperatorSettings,

@@ -29,7 +29,7 @@ from learnback.inference.settings import InferenceSettings
 from learnback.operator.settings import OperatorSettings
 from learnback.release.policy import ReleasePolicy
 from learnback.release.settings import ReleaseSettings
-from learnback.retraining.settings import FilterSettings, RetrainingSettings
+from learnback.retraining.settings import FilterSettings, MethodSettings, RetrainingSettings
 from learnback.reward.settings import RewardSettings
 
 SETTINGS = {
@@ -230,6 +230,7 @@ def test_every_variable_of_ours_is_a_setting(scenario: str) -> None:
     known = {f"LEARNBACK_{name.upper()}" for name in CommonSettings.model_fields}
     for process, settings in {**SETTINGS, "operator": OperatorSettings}.items():
         known |= {f"LEARNBACK_{process.upper()}_{n.upper()}" for n in settings.model_fields}
+    known |= {f"LEARNBACK_RETRAINING_{n.upper()}" for n in MethodSettings.model_fields}
     known |= {f"LEARNBACK_RETRAINING_FILTER_{n.upper()}" for n in FilterSettings.model_fields}
     for pod in pods(render(scenario)):
         for one in pod.containers:

@@ -33,7 +33,7 @@ from learnback.retraining.cycle import Cycle
 from learnback.retraining.kubernetes_launcher import KubernetesLauncher
 from learnback.retraining.launcher import Launcher, SubprocessLauncher
 from learnback.retraining.registrar import Registrar
-from learnback.retraining.settings import FilterSettings, RetrainingSettings
+from learnback.retraining.settings import FilterSettings, MethodSettings, RetrainingSettings
 from learnback.retraining.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ def _cycle(
         common.home / "runs",
         common.held_out_share,
         FilterSettings(),
+        MethodSettings(),
     )
 
 

@@ -8,12 +8,12 @@ comparisons tell 60% from 50%.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeGuard, get_args
+
+from learnback.retraining.hyperparameters import Method
 
 Chosen = Literal["sft", "dpo", "kto", "reward_model", "rloo", "prompt"]
 """Those that train weights, and `prompt`, which makes a prompt strategy of the best answers."""
-POLICIES: tuple[Chosen, ...] = ("sft", "dpo", "kto", "rloo", "prompt")
-"""What answers people; a reward model does not."""
 FEW_PAIRS = 64
 """Below this a run is a gamble; examples in the prompt often do as well."""
 LABELS_PER_PAIR = 2
@@ -221,3 +221,17 @@ def _why_no_reward_model(have: Available, sizes: Sizes) -> str:
     if have.pairs < sizes.pairs_for_reward_model:
         return f"{have.pairs} of {sizes.pairs_for_reward_model} pairs"
     return "the one in use has seen most pairs"
+
+
+def trains_weights(method: str | None) -> TypeGuard[Method]:
+    """Whether a method is one whose job trains weights."""
+    return method in get_args(Method)
+
+
+def as_chosen(method: str) -> Chosen:
+    """A method by its name, as a run's row has it. ValueError if there is none."""
+    for known in get_args(Chosen):
+        if known == method:
+            chosen: Chosen = known
+            return chosen
+    raise ValueError(f"there is no method {method!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -60,6 +61,13 @@ class Hyperparameters(BaseModel):
     """Half the memory for a third more time; needed only for large models."""
     checkpoint_every: PositiveInt = 10
     """Optimiser steps between checkpoints: what kill -9 can cost."""
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps of a run over ``rows`` rows."""
+        if self.max_steps is not None:
+            return self.max_steps
+        per_epoch = math.ceil(rows / (self.batch_size * self.gradient_accumulation))
+        return max(1, math.ceil(per_epoch * self.epochs))
 
     @model_validator(mode="before")
     @classmethod

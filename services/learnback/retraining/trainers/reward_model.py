@@ -24,7 +24,7 @@ from trl import RewardConfig, RewardTrainer
 from learnback.core.report import Heading, Part, Text, table
 from learnback.models.linear_reward import evaluate_margins, metrics_of
 from learnback.registry.artifacts import digest_model
-from learnback.retraining.plan import RewardHyperparameters, RunPlan
+from learnback.retraining.plan import JUDGED_FILE, RewardHyperparameters, RunPlan
 from learnback.retraining.trainers.base import (
     BadData,
     Encoder,
@@ -245,7 +245,10 @@ def _calibrate(
                 "max_length": encoder.limit,
             },
             indent=2,
-        )
+        ),
+        JUDGED_FILE: json.dumps(
+            {row.feedback_id: d for (row, _), d in zip(judged, honest.tolist(), strict=True)}
+        ),
     }
     calibrated = [(score - centre) / temperature for score in raw]
     trained.parts = _parts(judged, calibrated, honest.tolist())
