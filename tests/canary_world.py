@@ -19,6 +19,7 @@ from learnback.inference.routing import Assignment, Servable, Snapshot, route
 from learnback.ledger import completions, rewards
 from learnback.ledger.tables import feedback
 from learnback.registry import store
+from learnback.release.loading import loaded
 
 CANARY: dict[str, Any] = {
     "steps": [
@@ -57,19 +58,23 @@ class Town:
     came: int = 0
     reward_model: str = "tiny-reward-0"
     unverified: list[str] = field(default_factory=list)
-    """Versions that answered though they had not passed the gate."""
+    """Versions that answered though they had not passed the gate, or a replica lacked them."""
 
     async def come(self, count: int) -> None:
         """`count` people who were not here before ask, and some say what they think."""
         async with self.world.database.read() as connection:
             release = await store.release(connection)
             states = {v.name: v.state for v in await store.list_versions(connection)}
+            candidate = release.candidate.version
+            everywhere = candidate is None or (await loaded(connection, candidate)).everywhere
         served, signals = [], []
         for _ in range(count):
             self.came += 1
             given = route(_snapshot(release), "learnback", f"person {self.came}")
             if states[given.version.name] not in {"passed", "promoted"}:
                 self.unverified.append(given.version.name)
+            if given.version.name == candidate and not everywhere:
+                self.unverified.append(candidate)
             completion, signal = self._visit(given)
             served.append(completion)
             signals += signal

@@ -46,6 +46,8 @@ class FakeEngine:
     """How to fail, whatever the model: `error-500`, `torn`, `error-in-stream`, `refuse`."""
     wait: Callable[[], Any] | None = None
     """Awaited before each token, for tests that hold a stream in the middle."""
+    gate: Callable[[str], Any] | None = None
+    """Awaited before each answer with the model's name, for tests that hold a load."""
 
     @property
     def app(self) -> Starlette:
@@ -71,6 +73,8 @@ class FakeEngine:
         headers = {k.decode(): v.decode() for k, v in request.scope["headers"]}
         self.seen.append({"path": request.url.path, "body": body, "headers": headers})
         mode = self.mode or str(body.get("model"))
+        if self.gate is not None:
+            await self.gate(str(body.get("model")))
         if self.models is not None and body.get("model") not in self.models:
             return body, "", _error(404, f"The model `{body.get('model')}` does not exist.")
         if "error-500" in mode:

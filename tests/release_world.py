@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from sqlalchemy import delete, insert
 from tests.factories import a_version
 
 from learnback.contracts.messages import CompletionServed
@@ -28,6 +29,7 @@ from learnback.core.clock import now
 from learnback.ledger import completions
 from learnback.ledger.database import Database
 from learnback.ledger.prompts import prompt_held_out, prompt_key
+from learnback.ledger.tables import replicas
 from learnback.models import linear_reward
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
@@ -130,6 +132,8 @@ class World:
     def __init__(self, database: Database, redis: Any, folder: Path, engine: FakeEngine) -> None:
         self.database, self.redis, self.folder, self.engine = database, redis, folder, engine
         self.artifacts = ArtifactStore(f"file://{folder / 'artifacts'}")
+        self.loaded: list[str] = []
+        """What the one replica has, unless a test says otherwise: every candidate at once."""
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app=engine.app), base_url="http://engine"
         )
@@ -176,6 +180,23 @@ class World:
         values = {"metrics": {"distance_from_reference": 0.1}} | changes
         async with self.database.write() as c:
             await store.register(c, a_version(name, **values))
+        self.loaded.append(name)
+        await self.replica("replica-1", self.loaded)
+
+    async def replica(self, name: str, versions: list[str] | None, *, serving: bool = True) -> None:
+        """A replica says what it has, and lives for a day; None: it ends."""
+        async with self.database.write() as c:
+            await c.execute(delete(replicas).where(replicas.c.id == name))
+            if versions is not None:
+                await c.execute(
+                    insert(replicas).values(
+                        id=name,
+                        base_digest=a_version(name).base_digest,
+                        serving=serving,
+                        versions=versions,
+                        seen_at=now() + timedelta(days=1),
+                    )
+                )
 
     def controller(self, **changes: Any) -> Controller:
         """A new controller, as after a restart: nothing is left of earlier ones but the disk."""

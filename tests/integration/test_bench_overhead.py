@@ -92,7 +92,13 @@ def test_ratios_are_paired_and_their_interval_holds_the_median() -> None:
 def test_a_goal_is_missed_only_where_noise_cannot_explain_it(
     ratio: Spread, added: Spread, errors: int, code: int
 ) -> None:
-    row = {"variant": "middleware", "clients": 1, "streamed": False, "errors": errors}
+    row = {"variant": "middleware", "clients": 1, "streamed": True, "errors": errors}
     row |= {"throughput_ratio": ratio, "ttft_added_ms": added}
     assert verdict([row], "middleware").exit_code == code
     assert verdict([row], "another").exit_code == 0
+
+
+def test_an_answer_in_one_piece_has_no_first_token_to_be_late() -> None:
+    row = {"variant": "middleware", "clients": 1, "streamed": False, "errors": 0}
+    row |= {"throughput_ratio": Spread(0.99, 0.95, 1.02, 9), "ttft_added_ms": Spread(3, 2, 5, 9)}
+    assert verdict([row], "middleware").exit_code == 0

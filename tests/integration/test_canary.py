@@ -72,7 +72,7 @@ async def test_a_better_version_goes_step_by_step_to_everybody(world: World) -> 
     controller = world.controller(canary=CANARY)
     assert await live(town, controller.look, 30, 60, decided(world))
 
-    assert await shares(world) == [(GOOD, 0.1), (GOOD, 0.5), (None, 0.0)]
+    assert await shares(world) == [(GOOD, 0.0), (GOOD, 0.1), (GOOD, 0.5), (None, 0.0)]
     assert await world.moves() == [(GOOD, "canary"), (BASE, "test")]
     version = await world.version(GOOD)
     assert (version.state, version.approved_by) == (VersionState.PROMOTED, "canary")
@@ -268,8 +268,9 @@ class Mortal:
             raise Killed
 
 
-TRANSACTIONS = 16
-"""Lease, evaluation, verdict, first step, and each look with its lease up to the promotion."""
+TRANSACTIONS = 17
+"""Lease, evaluation, verdict, loading, first step, and each look with its lease up to the
+promotion."""
 
 
 @pytest.mark.parametrize("committed", [False, True])
@@ -289,7 +290,7 @@ async def test_killed_at_any_step_it_goes_on(lite: World, at: int, committed: bo
     successor = lite.controller(canary=CANARY)
     assert await live(town, successor.look, 30, 60, decided(lite))
     assert (await lite.version(GOOD)).state is VersionState.PROMOTED
-    assert await shares(lite) == [(GOOD, 0.1), (GOOD, 0.5), (None, 0.0)]
+    assert await shares(lite) == [(GOOD, 0.0), (GOOD, 0.1), (GOOD, 0.5), (None, 0.0)]
     assert await lite.moves() == [(GOOD, "canary"), (BASE, "test")]
     assert town.unverified == []
     numbers = [look.number for look in await looks_at(lite)]
@@ -313,7 +314,7 @@ async def test_the_kills_reach_from_the_first_lease_to_the_promotion(lite: World
 
 
 @pytest.mark.parametrize("committed", [False, True])
-@pytest.mark.parametrize("at", range(5, 11))
+@pytest.mark.parametrize("at", range(6, 12))
 async def test_killed_while_it_rolls_back_nobody_stays_with_the_candidate(
     lite: World, at: int, committed: bool
 ) -> None:

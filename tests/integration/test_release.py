@@ -323,7 +323,7 @@ async def test_killed_between_promotion_and_announcement(world: World) -> None:
     assert await announced(world.redis) == []
 
     await world.controller().look()
-    assert await announced(world.redis) == [("stable", GOOD, 2)]
+    assert await announced(world.redis) == [("stable", GOOD, 2), ("candidate", None, 2)]
     assert await world.moves() == [(GOOD, "gate"), (BASE, "test")]
 
 

@@ -75,16 +75,9 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """Pass a piece of the answer on."""
-        kind = message["type"]
-        if kind == "http.response.body":
-            await self._send_body(message)
+        if message["type"] != "http.response.body":
+            await self._send(self._begun(message))
             return
-        if kind == "http.response.start":
-            self.status = message["status"]
-            message = {**message, "headers": self._response_headers(message.get("headers", ()))}
-        await self._send(message)
-
-    async def _send_body(self, message: Message) -> None:
         body = message.get("body", b"")
         if self.first_byte is None:
             self.first_byte = perf_counter()
@@ -100,6 +93,13 @@ class Exchange:
                 self.disconnected = True
                 del self.answer[len(self.answer) - kept :]
             raise
+
+    def _begun(self, message: Message) -> Message:
+        """The message as the client gets it; the answer's start carries our headers."""
+        if message["type"] != "http.response.start":
+            return message
+        self.status = message["status"]
+        return {**message, "headers": self._response_headers(message.get("headers", ()))}
 
     def _complete(self) -> None:
         if self.complete or self.disconnected:

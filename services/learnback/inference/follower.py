@@ -1,7 +1,9 @@
 """Keeps this replica on the release: knows the versions, loads adapters, switches when it can.
 
 The registry is the truth; a message on the stream only says "look now". A version that is not
-ready here never replaces one that is, and nothing that runs is ever unloaded.
+ready here never replaces one that is, and all replicas move to a new stable version together. The
+stable version before stays loaded, so that going back takes seconds. What nobody uses any more is
+unloaded, after its last answer has ended.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from redis.asyncio import Redis
 
@@ -26,7 +27,9 @@ from learnback.inference import library, metrics
 from learnback.inference.errors import ModelNotFound, VersionUnavailable
 from learnback.inference.library import Artifact, Base
 from learnback.inference.loaders import Loader
+from learnback.inference.presence import Presence
 from learnback.inference.routing import Assignment, Servable, Snapshot, route
+from learnback.inference.uses import Uses
 from learnback.ledger.database import Database
 from learnback.ledger.migrate import migrate
 from learnback.registry import store
@@ -37,10 +40,10 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.2
 """Unknown names make us read the registry at most this often; whoever asks waits for it."""
-PATHS = ("/", ".", "~")
-"""Names that begin so are folders of this machine: they work, but are nobody's business."""
 FAILURE_S = 5.0
 """How long a failure to load is remembered before the next attempt."""
+WAITING_S = 0.5
+"""How often the others are looked at while a version that is ready here waits for them."""
 
 
 class Follower:
@@ -65,9 +68,16 @@ class Follower:
         self.refresh_s = refresh.total_seconds()
         itself = Servable(base.name, VersionKind.BASE, base.engine_model)
         self.snapshot = Snapshot(public_names=public_names, versions={base.name: itself})
+        self.presence = Presence(base.digest)
+        self.uses = Uses()
+        self._joined = False
+        self._waits = False
         self._release: Release | None = None
+        self._earlier: tuple[int, list[str]] = (-1, [])
+        self._fallback: str | None = None
         self._files: Mapping[str, Artifact] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self._unloading: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, tuple[float, str]] = {}
         self._registered = False
         self._read_at = float("-inf")
@@ -82,15 +92,19 @@ class Follower:
                 self._wake.clear()
                 try:
                     await self.refresh()
+                    await self._tell()
                 except LearnbackError as error:
                     log.warning("the release was not read: %s", error)
+                self._unload_idle()
+                pause = WAITING_S if self._waits else self.refresh_s
                 try:
-                    await asyncio.wait_for(self._wake.wait(), self.refresh_s)
+                    await asyncio.wait_for(self._wake.wait(), min(pause, self.refresh_s))
                 except TimeoutError:
                     continue
         finally:
-            for task in self._loading.values():
+            for task in (*self._loading.values(), *self._unloading.values()):
                 task.cancel()
+            await self.presence.leave(self.database)
 
     async def listen(self, redis: Redis) -> None:
         """Look at once when the release process says so; ends by cancellation."""
@@ -110,9 +124,14 @@ class Follower:
             async with self.database.read() as connection:
                 release = await store.release(connection)
                 rows = await library.read_versions(connection, self.base)
+                if self._earlier[0] != release.stable.revision:
+                    names = await store.earlier(connection, release.stable.version)
+                    self._earlier = (release.stable.revision, names)
+                await self.presence.read(connection)
             self._read_at = time.monotonic()
             metrics.READ_AT.set_to_current_time()
             self._release = release
+            self._fallback = library.fallback(self._earlier[1], rows)
             self._files = {row.name: found for row in rows if (found := library.artifact_of(row))}
             self.snapshot = replace(self.snapshot, versions=library.servables(rows, self.base))
             await self._forget_lost()
@@ -129,18 +148,28 @@ class Follower:
             if not await self._look_again():
                 raise
             assignment = route(self.snapshot, model, subject)
-        if assignment.version.needs and assignment.version.needs not in self.snapshot.ready:
-            await self._ensure(assignment.version.needs)
+        needs = assignment.version.needs
+        if needs is not None:
+            self.uses.touch(needs)
+            if needs not in self.snapshot.ready:
+                await self._ensure(needs)
         return assignment
 
     async def problem(self) -> str | None:
-        """A readiness check: None if this replica serves the release's stable version."""
+        """A readiness check: None if this replica serves the release's stable version.
+
+        One that has just come loads the candidate first as well, unless it can't.
+        """
         if self._release is None:
             return "the release has not been read yet"
         wanted = self._release.stable.version
         if self.snapshot.stable is None:
             reason = self._why_not(wanted)
             return f"the stable version {wanted!r} can't be served: {reason}"
+        candidate = self._release.candidate.version
+        if not self._joined and self._is_coming(candidate):
+            return f"the candidate {candidate!r} is being loaded"
+        self._joined = True
         return None
 
     def lagging(self) -> dict[str, str]:
@@ -190,10 +219,29 @@ class Follower:
         if self._release is None:
             return
         before = self.snapshot
-        self.snapshot = advance(before, self._release)
+        self._waits = not self._may_replace(before)
+        self.snapshot = advance(before, self._release, may_replace=not self._waits)
         if (before.stable, before.candidate) != (self.snapshot.stable, self.snapshot.candidate):
             log.info("serving %s, candidate %s", self.snapshot.stable, self.snapshot.candidate)
         self._measure()
+
+    def _may_replace(self, current: Snapshot) -> bool:
+        """Whether the release's stable version may take over here from the one before."""
+        stable = self._release.stable.version if self._release is not None else None
+        if stable is None or stable == current.stable or not _ready(current, stable):
+            return True
+        if current.stable is None or current.versions[stable].kind is VersionKind.BASE:
+            return True
+        return not self.presence.waits(stable)
+
+    async def _tell(self) -> None:
+        """Tell the others what this replica can answer with now."""
+        named = [self._fallback]
+        if self._release is not None:
+            named += [self._release.stable.version, self._release.candidate.version]
+        can = {name for name in named if name is not None and _ready(self.snapshot, name)}
+        serving = await self.problem() is None
+        await self.presence.tell(self.database, serving=serving, versions=can | self.snapshot.ready)
 
     def _measure(self) -> None:
         metrics.VERSION.clear()
@@ -210,10 +258,10 @@ class Follower:
                 metrics.REVISION.labels(state.alias.value).set(state.revision)
 
     def _wanted(self) -> list[str]:
-        """The adapters that the release needs, stable first."""
+        """The adapters that the release needs, stable first, and what one may go back to."""
         if self._release is None:
             return []
-        names = (self._release.stable.version, self._release.candidate.version)
+        names = (self._release.stable.version, self._release.candidate.version, self._fallback)
         versions = [self.snapshot.versions.get(name or "") for name in names]
         return [v.needs for v in versions if v is not None and v.needs and v.problem is None]
 
@@ -229,6 +277,8 @@ class Follower:
     async def _load(self, name: str) -> None:
         """Fetch, verify, load and warm an adapter; a failure is remembered and logged."""
         try:
+            if name in self._unloading:
+                await asyncio.wait([self._unloading[name]])
             artifact = self._files.get(name)
             if artifact is None:
                 raise VersionUnavailable(f"The registry names no files for {name!r}.")
@@ -241,8 +291,33 @@ class Follower:
             self._fail(name, f"{type(error).__name__}: {error}")
         else:
             self._failures.pop(name, None)
+            self.uses.touch(name)
             self.snapshot = replace(self.snapshot, ready=self.snapshot.ready | {name})
             self._switch()
+            self._wake.set()  # the others want to know
+
+    def _unload_idle(self) -> None:
+        """Let go of adapters that the release does not need and that answer nobody."""
+        snapshot = self.snapshot
+        shown = (snapshot.versions.get(n or "") for n in (snapshot.stable, snapshot.candidate))
+        kept = {*self._wanted(), *(v.needs for v in shown if v is not None)}
+        for name in self.uses.idle(snapshot.ready - kept):
+            self.snapshot = replace(self.snapshot, ready=self.snapshot.ready - {name})
+            task = asyncio.create_task(self._unload(name), name=f"unload {name}")
+            self._unloading[name] = task
+            task.add_done_callback(lambda _, name=name: self._unloading.pop(name, None))  # type: ignore[misc]
+
+    async def _unload(self, name: str) -> None:
+        """Whoever asks for it from now on waits, and has it loaded again."""
+        try:
+            await self.loader.unload(name)
+        except LearnbackError as error:
+            log.warning("the engine keeps %s: %s", name, error.detail)
+        except Exception:  # the engine's own app may raise anything
+            log.exception("unloading %s", name)
+        else:
+            log.info("unloaded %s: nobody uses it", name)
+        self.uses.forget(name)
 
     def _fail(self, name: str, reason: str) -> None:
         self._failures[name] = (time.monotonic(), reason)
@@ -260,6 +335,13 @@ class Follower:
         if name not in self.snapshot.ready:
             raise VersionUnavailable(self._why_not(name), field="model")
 
+    def _is_coming(self, name: str | None) -> bool:
+        """Whether a version will be ready here, as far as is known."""
+        version = self.snapshot.versions.get(name or "")
+        if version is None or version.problem is not None or _ready(self.snapshot, name):
+            return False
+        return version.needs not in self._failures
+
     def _why_not(self, name: str | None) -> str:
         version = self.snapshot.versions.get(name or "")
         if version is None:
@@ -270,15 +352,17 @@ class Follower:
         if version.problem is not None:
             return version.problem
         failure = self._failures.get(version.needs or "")
+        if failure is None and _ready(self.snapshot, name):
+            return "other replicas are loading it"
         return failure[1] if failure else "it is being loaded"
 
 
-def advance(current: Snapshot, release: Release) -> Snapshot:
-    """The snapshot to serve next: a stable version that is not ready leaves the one before it,
-    a candidate that is not ready gets nobody."""
+def advance(current: Snapshot, release: Release, *, may_replace: bool = True) -> Snapshot:
+    """The snapshot to serve next: a stable version that is not ready, or may not yet replace the
+    one before it, leaves that one; a candidate that is not ready gets nobody."""
     stable = release.stable.version
     candidate = release.candidate.version
-    shown = stable if _ready(current, stable) else current.stable
+    shown = stable if may_replace and _ready(current, stable) else current.stable
     tried = candidate if _ready(current, candidate) else None
     return replace(
         current,
@@ -293,25 +377,3 @@ def _ready(snapshot: Snapshot, name: str | None) -> bool:
     if version is None or version.problem is not None:
         return False
     return version.needs is None or version.needs in snapshot.ready
-
-
-def listed(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """The models of `GET /v1/models`: public names first, then versions, newest first."""
-    versions = sorted(snapshot.versions.values(), key=lambda v: (-v.created, v.name))
-    good = [v for v in versions if v.problem is None]
-    stable = snapshot.versions.get(snapshot.stable or "")
-    created = stable.created if stable else 0
-    names = sorted(name for name in snapshot.public_names if not name.startswith(PATHS))
-    public = [_card(name, created, snapshot.stable, None) for name in names]
-    return public + [_card(v.name, v.created, v.name, v.kind.value) for v in good]
-
-
-def _card(name: str, created: int, version: str | None, kind: str | None) -> dict[str, Any]:
-    return {
-        "id": name,
-        "object": "model",
-        "created": created,
-        "owned_by": "learnback",
-        "version": version,
-        "kind": kind or "public",
-    }

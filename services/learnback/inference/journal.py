@@ -167,8 +167,10 @@ class Reader:
         return sorted(self.folder.glob(f"*{SUFFIX}"))
 
     def _records(self, path: Path) -> tuple[list[bytes], int]:
+        offset = self.offsets.get(path.name, 0)
+        if path.stat().st_size == offset:  # most looks find nothing new
+            return [], offset
         with path.open("rb", buffering=0) as file:
-            offset = self.offsets.get(path.name, 0)
             file.seek(offset)
             block = file.read(READ_BYTES)
             needed = HEADER_BYTES + int.from_bytes(block[:HEADER_BYTES], "little")

@@ -116,6 +116,13 @@ def _servable(row: Row[Any], by_name: dict[str, Row[Any]], base: Base) -> Servab
     )
 
 
+def fallback(earlier: Iterable[str], rows: Iterable[Row[Any]]) -> str | None:
+    """What a rollback goes back to: the last version that was stable before (`earlier`, the latest
+    first) and that nobody found fault with, if it stands on this base."""
+    good = {row.name for row in rows if row.state == VersionState.PROMOTED}
+    return next((name for name in earlier if name in good), None)
+
+
 def _is_adapter(row: Row[Any] | None) -> bool:
     return row is not None and row.kind == VersionKind.ADAPTER
 

@@ -30,6 +30,9 @@ class Loader(Protocol):
         Raises a LearnbackError with the engine's reason.
         """
 
+    async def unload(self, name: str) -> None:
+        """Let the engine forget an adapter that answers nobody. Idempotent."""
+
     async def loaded(self) -> frozenset[str] | None:
         """The adapters that every engine has now; None: nothing is ever lost, so don't ask."""
 
@@ -54,6 +57,12 @@ class AsgiLoader:
             raise VersionUnavailable(
                 f"The engine can't serve {name!r}: {_reason(status, answer)}", field="model"
             )
+
+    async def unload(self, name: str) -> None:
+        """What still runs keeps its weights: vLLM only takes no new request for it."""
+        status, answer = await self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+        if status not in {200, 404}:
+            raise VersionUnavailable(f"It can't unload {name!r}: {_reason(status, answer)}")
 
     async def loaded(self) -> frozenset[str] | None:
         """An engine in our process lives and dies with us."""
@@ -136,6 +145,10 @@ class HttpLoader:
             status, answer = await engine.fetch(request, LOAD_S)
             if status != 200 and name not in await self._models(engine):  # or a rival was faster
                 raise VersionUnavailable(_refusal(engine.url, name, status, answer), field="model")
+
+    async def unload(self, name: str) -> None:
+        """Nothing: other proxies may stand before the same engines and use it. What an engine has
+        no room for it drops itself (`--max-cpu-loras`)."""
 
     async def loaded(self) -> frozenset[str] | None:
         """An engine that was restarted has lost its adapters."""

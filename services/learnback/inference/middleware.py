@@ -182,9 +182,14 @@ class LearnbackMiddleware:
                 metrics.DROPPED.labels("bug").inc()
 
         exchange = Exchange(prepared.rewritten, headers, receive, send, record)
+        adapter, uses = prepared.assignment.version.needs, services.follower.uses
+        if adapter is not None:
+            uses.begin(adapter)
         try:
             await self.app({**scope, "headers": prepared.headers}, exchange.receive, exchange.send)
         finally:
+            if adapter is not None:
+                uses.end(adapter)
             if not exchange.complete:  # it broke off, so nobody was told of its last piece
                 record(exchange)
             _measure(endpoint, prepared, exchange)

@@ -12,13 +12,15 @@ from learnback.core import http_metrics
 from learnback.core.errors import LearnbackError, NotFound
 from learnback.inference.body import split_headers
 from learnback.inference.errors import MethodNotAllowed, ModelNotFound, openai_error
-from learnback.inference.follower import listed
 from learnback.inference.openapi import document
+from learnback.inference.routing import Snapshot
 from learnback.inference.services import Services
 from learnback.ledger.keys import Principal, require_scope
 
 MODELS = "/v1/models"
 OWN = frozenset((MODELS, "/healthz", "/readyz", "/openapi.json"))
+PATHS = ("/", ".", "~")
+"""Names that begin so are folders of this machine: they work, but are nobody's business."""
 STALLED = 408
 """After it the connection ends: the client is not sending. One that sends too much is let finish,
 since a client whose connection breaks while it sends never sees the 413."""
@@ -89,6 +91,28 @@ async def _models(services: Services, scope: Scope, send: Send) -> None:
             raise ModelNotFound(f"The model {name!r} does not exist.", field="model")
         body = found[0]
     await respond(send, 200, msgspec.json.encode(body))
+
+
+def listed(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The models of `GET /v1/models`: public names first, then versions, newest first."""
+    versions = sorted(snapshot.versions.values(), key=lambda v: (-v.created, v.name))
+    good = [v for v in versions if v.problem is None]
+    stable = snapshot.versions.get(snapshot.stable or "")
+    created = stable.created if stable else 0
+    names = sorted(name for name in snapshot.public_names if not name.startswith(PATHS))
+    public = [_card(name, created, snapshot.stable, None) for name in names]
+    return public + [_card(v.name, v.created, v.name, v.kind.value) for v in good]
+
+
+def _card(name: str, created: int, version: str | None, kind: str | None) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "learnback",
+        "version": version,
+        "kind": kind or "public",
+    }
 
 
 async def answer_error(send: Send, error: LearnbackError) -> None:

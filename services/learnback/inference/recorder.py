@@ -25,8 +25,6 @@ from learnback.inference.shipper import PUBLISH_S, RETRY_S, Report
 
 log = logging.getLogger(__name__)
 
-LINGER_S = 0.05
-"""Between words to the shipper: a batch costs hardly more than one, and nobody sees 50 ms here."""
 RESTART_S = 1.0
 """Pause before the shipper is started again."""
 END_S = PUBLISH_S + 5.0
@@ -51,7 +49,6 @@ class Recorder:
         self._encode = msgspec.msgpack.Encoder().encode
         self._offsets: dict[str, int] = {}
         self._shipper: asyncio.subprocess.Process | None = None
-        self._told = False
         self._closing = False
         self._needed = asyncio.Event()
         self._without_content: set[asyncio.Task[None]] = set()
@@ -125,16 +122,6 @@ class Recorder:
             metrics.DROPPED.labels("disk").inc()
             return
         self._needed.set()
-        if not self._told:
-            self._told = True
-            asyncio.get_running_loop().call_later(LINGER_S, self._tell)
-
-    def _tell(self) -> None:
-        """Say that there is news: once for all that came within the linger."""
-        self._told = False
-        stdin = self._shipper.stdin if self._shipper else None
-        if stdin is not None and not stdin.is_closing():
-            stdin.write(b"\n")
 
     async def _keep_shipping(self) -> None:
         """Start the shipper, listen to it, and start it again should it end before us."""

@@ -1,9 +1,10 @@
 """The process beside a server that brings what it served from the journal to the stream.
 
 It is a process of its own so that describing and publishing cost the server nothing, and so that a
-server that is killed still has its last answers recorded. The server writes a byte to its standard
-input when there is news; its end means that the server is gone. Each line on its standard output is
-a `Report`. While Redis is away it tries again, and what waits stays in the journal.
+server that is killed still has its last answers recorded. It looks into the journal a few times a
+second, so that the server need not wake it; the end of its standard input means that the server is
+gone. Each line on its standard output is a `Report`. While Redis is away it tries again, and what
+waits stays in the journal.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ BATCH = 128
 """Measured for the bus: one round trip costs as much as fifty messages."""
 PUBLISH_S = 5.0
 """A Redis that takes longer is away."""
+POLL_S = 0.2
+"""Between looks into the journal: a batch costs hardly more than one record, and feedback that
+comes sooner waits for its completion."""
 RETRY_S = 1.0
 """Between attempts to reach a Redis that is away."""
 NICENESS = 10
@@ -152,8 +156,8 @@ async def run(folder: Path, redis_url: str, say: int, *, retry_s: float = RETRY_
     redis = connect(redis_url)
     shipper = Shipper(Reader(folder), redis)
     try:
-        async with _news() as news:
-            await _until_gone(shipper, news, say, retry_s)
+        async with _standard_input() as server:
+            await _until_gone(shipper, server, say, retry_s)
         await shipper.ship(writer_gone=True)
         _tell(say, shipper.report)
     finally:
@@ -161,37 +165,33 @@ async def run(folder: Path, redis_url: str, say: int, *, retry_s: float = RETRY_
 
 
 async def _until_gone(
-    shipper: Shipper, news: asyncio.StreamReader, say: int, retry_s: float
+    shipper: Shipper, server: asyncio.StreamReader, say: int, retry_s: float
 ) -> None:
-    """Ship whenever there is news."""
+    """Ship what comes, for as long as the server is there."""
     loop = asyncio.get_running_loop()
     adopt_at, report_at, told = 0.0, 0.0, b""
-    while not news.at_eof():
+    while not server.at_eof():
         if loop.time() >= adopt_at:
             adopt_at = loop.time() + ADOPT_S
             if taken := shipper.reader.adopt():
                 log.warning("took over %d files of a process that is gone", taken)
         through = await shipper.ship()
-        due = loop.time() >= report_at
-        if due:
+        if loop.time() >= report_at:
             report_at, told = loop.time() + REPORT_S, _tell(say, shipper.report, told)
-        if through:
-            await _wait(news, (adopt_at if due else report_at) - loop.time())
-        else:
-            await asyncio.sleep(retry_s)
+        await _wait(server, POLL_S if through else retry_s)
 
 
-async def _wait(news: asyncio.StreamReader, longest_s: float) -> None:
-    """Until there is news or `longest_s` are over."""
+async def _wait(server: asyncio.StreamReader, longest_s: float) -> None:
+    """Until the server is gone or `longest_s` are over."""
     try:
-        async with asyncio.timeout(max(0.0, longest_s)):
-            await news.read(1 << 16)
+        async with asyncio.timeout(longest_s):
+            await server.read()
     except TimeoutError:
         return
 
 
 @asynccontextmanager
-async def _news() -> AsyncIterator[asyncio.StreamReader]:
+async def _standard_input() -> AsyncIterator[asyncio.StreamReader]:
     """Standard input as a stream."""
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)

@@ -16,6 +16,9 @@ from learnback.ledger.database import insert_new
 from learnback.ledger.tables import looks, releases
 from learnback.ledger.types import storable
 
+PROGRESS = ("loading_since", "step", "step_since", "canary_since", "plan")
+"""What is not known (any more) of a version that has not begun its way to people."""
+
 
 class Approval(BaseModel):
     """Somebody let a version take a step, or did not."""
@@ -44,12 +47,20 @@ class Release(BaseModel):
     awaiting_step: int | None = None
     """The step that waits for somebody's approval."""
     approvals: tuple[Approval, ...] = ()
+    loading_since: datetime | None = None
+    """Since when replicas load it; nobody gets it before all of them have."""
     step: int | None = None
     step_since: datetime | None = None
     canary_since: datetime | None = None
     ended_at: datetime | None = None
     plan: dict[str, Any] | None = None
-    """What was fixed as the canary began: policy, comparison, thresholds taken from stable."""
+    """What was fixed as replicas began to load it: the policy, and what it is compared with."""
+
+    @property
+    def loading(self) -> bool:
+        """Whether replicas load it and nobody gets it yet."""
+        begun = self.loading_since is not None and self.canary_since is None
+        return begun and self.ended_at is None
 
 
 class Look(BaseModel):

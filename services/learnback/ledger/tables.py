@@ -244,6 +244,7 @@ releases = Table(
     Column("evaluating_since", UtcDateTime),
     Column("awaiting_step", Integer),
     Column("approvals", Json, nullable=False),
+    Column("loading_since", UtcDateTime),
     Column("step", Integer),
     Column("step_since", UtcDateTime),
     Column("canary_since", UtcDateTime),
@@ -252,7 +253,8 @@ releases = Table(
     Column("changed_at", UtcDateTime, nullable=False),
 )
 """A version's way to people. `revision` counts changes; `awaiting_step` is the step that nobody has
-approved yet; `approvals` is only ever appended to; `plan` is what was fixed as the canary began."""
+approved yet; `approvals` is only ever appended to; `plan` is what was fixed as replicas began to
+load it."""
 
 looks = Table(
     "looks",
@@ -279,3 +281,14 @@ leases = Table(
     Column("expires_at", UtcDateTime, nullable=False),
 )
 """Who may act. `token` only ever rises, and every write of a holder checks it (fencing)."""
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", NAME, primary_key=True),
+    Column("base_digest", String(64), nullable=False),
+    Column("serving", Boolean, nullable=False),
+    Column("versions", Json, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+)
+"""The inference processes that lived lately, and the versions that each can answer with."""

@@ -283,6 +283,13 @@ async def history(
     return [AliasMove(Alias(row.alias), *row[1:]) for row in await connection.execute(query)]
 
 
+async def earlier(connection: AsyncConnection, current: str | None) -> list[str]:
+    """What was stable before `current`, the latest first; each once."""
+    moves = await history(connection, Alias.STABLE, limit=1000)
+    names = (move.previous for move in moves)
+    return list(dict.fromkeys(name for name in names if name and name != current))
+
+
 async def move_at(connection: AsyncConnection, alias: Alias, at: datetime) -> AliasMove | None:
     """The move of an alias that was in force at a moment; None before the first."""
     query = (

@@ -37,7 +37,7 @@ async def ask(database: Database, version: str, actor: str, reason: str) -> None
         values: dict[str, Any] = {"asked_at": now(), "asked_by": actor, "asked_reason": reason}
         if wanted.state in REOPENED:
             await store.set_state(connection, version, VersionState.REGISTERED)
-            values |= dict.fromkeys(("step", "step_since", "canary_since", "ended_at", "plan"))
+            values |= dict.fromkeys((*releases.PROGRESS, "ended_at"))
         await releases.change(connection, version, **values)
 
 

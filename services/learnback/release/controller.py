@@ -1,8 +1,8 @@
 """The release controller: judges the newest candidate, promotes what passes, says what changed.
 
-All state is in the ledger: REGISTERED -> PASSED or REFUSED -> PROMOTED. Each step is one
-transaction that checks the state before it and the lease's token, so a controller that was killed
-at any point goes on where it was, and of two controllers only one has an effect.
+All state is in the ledger: REGISTERED -> PASSED or REFUSED -> PROMOTED or ROLLED_BACK. Each step is
+one transaction that checks the state before it and the lease's token, so a controller that was
+killed at any point goes on where it was, and of two controllers only one has an effect.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from learnback.release.gate import (
 )
 from learnback.release.judging import facts_of, find_judge, load_judge
 from learnback.release.leadership import Leadership
+from learnback.release.loading import LOOK_EVERY
 from learnback.release.policy import ReleasePolicy
 from learnback.release.progress import Progress
 from learnback.release.queue import queue, way_of
@@ -52,8 +53,6 @@ from learnback.release.settings import ReleaseSettings
 
 log = logging.getLogger(__name__)
 
-GATE = "gate"
-"""Actor of automatic moves."""
 JUDGED = frozenset({VersionKind.ADAPTER, VersionKind.PROMPT})
 EXPECTED = (LearnbackError, RedisError, OSError)
 """What a look may end in without being a bug; the next one tries again."""
@@ -88,6 +87,7 @@ class Controller:
         self._attempts: dict[str, int] = {}
         self._announced: dict[Alias, int] = {}
         self._wake = asyncio.Event()
+        self._soon = False
 
     async def on_trained(self, messages: Sequence[ModelTrained]) -> None:
         """A message says "look now"; the ledger says what there is."""
@@ -135,7 +135,10 @@ class Controller:
         canary = running(versions, ways)
         if canary is None:
             return False
-        await self.rollout.look(canary.version, canary)
+        if canary.loading:
+            await self._load(canary.version)
+        else:
+            await self.rollout.look(canary.version, canary)
         await self.announce()
         return True
 
@@ -171,7 +174,7 @@ class Controller:
                         evaluating_since=None,
                         awaiting_step=0 if waits else None,
                         ended_at=None if passed else now(),
-                        **dict.fromkeys(("step", "step_since", "canary_since", "plan")),
+                        **dict.fromkeys(releases.PROGRESS),
                     )
         except LeaseLost as error:
             log.warning("%s: the verdict was not written: %s", version, error)
@@ -184,20 +187,26 @@ class Controller:
     async def promote(self) -> bool:
         """Let the newest version that passed and waits for nobody go on; whether an alias moved.
 
-        On to the first step of a canary, or to everybody where the policy has no smaller step.
+        Replicas load it, and as soon as all have it comes the first step of a canary, or everybody
+        where the policy has no smaller step.
         """
         versions, ways, _ = await self._read()
         newest = next((v for v in versions if v.state is VersionState.PASSED), None)
         if newest is None or way_of(ways, newest.name).awaiting_step is not None:
             return False
         try:
-            if self.policy.canary.steps[0].traffic < 1:
-                return await self.rollout.begin(newest.name, self.policy.canary)
-            moved = await operations.promote_passed(self.leadership.write, newest.name, GATE)
+            begun = await self.rollout.begin(newest.name, self.policy.canary)
+            if begun:
+                await self._load(newest.name)
         except LeaseLost as error:
             log.warning("%s was not promoted: %s", newest.name, error)
             return False
-        return moved is not None
+        return begun
+
+    async def _load(self, version: str) -> None:
+        """Go on if all replicas have it by now; else look again soon."""
+        found = await self.rollout.load(version)
+        self._soon = found is not None and not found.everywhere
 
     async def _choose(self) -> store.ModelVersion | None:
         """What to judge next; what was superseded is refused on the way."""
@@ -292,8 +301,11 @@ class Controller:
         self.cache.keep_only([candidate, stable], keys)
 
     async def _wait(self) -> None:
+        pause = self.settings.look_every
+        if self._soon:
+            pause = min(pause, LOOK_EVERY)
         try:
-            async with asyncio.timeout(self.settings.look_every.total_seconds()):
+            async with asyncio.timeout(pause.total_seconds()):
                 await self._wake.wait()
         except TimeoutError:
             return

@@ -32,3 +32,7 @@ LEADING = Gauge("learnback_release_leading", "1 while this controller holds the 
 LOOKS = Counter(
     "learnback_release_looks_total", "Looks at canaries, by what they decided.", ["verdict"]
 )
+WAITING_REPLICAS = Gauge(
+    "learnback_release_waiting_replicas",
+    "Live replicas that have not loaded the version that is to get its first people.",
+)

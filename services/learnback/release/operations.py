@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -23,8 +22,8 @@ from learnback.release import metrics
 
 log = logging.getLogger(__name__)
 
-Writing = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
-"""Opens a write transaction: of the ledger's, or one that checks the lease as well."""
+GATE = "gate"
+"""Actor of promotions that nothing but the gate decided."""
 SERVABLE = frozenset({VersionKind.BASE, VersionKind.ADAPTER, VersionKind.PROMPT})
 
 
@@ -94,24 +93,6 @@ async def history(
     """The moves of an alias, newest first."""
     async with database.read() as connection:
         return await store.history(connection, alias, limit)
-
-
-async def promote_passed(write: Writing, version: str, actor: str) -> store.AliasState | None:
-    """Promote what the gate passed, if it was compared with what is stable now.
-
-    None if there is nothing to do: somebody else did it, or the comparison is stale, in which
-    case the version is to be judged again.
-    """
-    async with write() as connection:
-        wanted = await store.get(connection, version)
-        if wanted.state is not VersionState.PASSED:
-            return None
-        stable = (await store.alias_state(connection, Alias.STABLE)).version
-        if stable != version and compared_with(wanted) != stable:
-            await store.set_state(connection, version, VersionState.REGISTERED)
-            log.info("%s is judged again: stable is %s by now", version, stable)
-            return None
-        return await promote_in(connection, version, actor, passed_reason(wanted))
 
 
 async def promote_in(
@@ -295,10 +276,7 @@ def _with_force(reason: str, force: bool) -> str:
 
 async def _target(connection: AsyncConnection, before: store.AliasState, to: str | None) -> str:
     """The version to go back to: `to`, else the last stable one that nobody found fault with."""
-    moves = await store.history(connection, Alias.STABLE, limit=1000)
-    earlier = dict.fromkeys(
-        m.previous for m in moves if m.previous and m.previous != before.version
-    )
+    earlier = await store.earlier(connection, before.version)
     if to is not None:
         if to not in earlier:
             raise Conflict(

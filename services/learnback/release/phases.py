@@ -16,6 +16,8 @@ class Phase(StrEnum):
     """It waits for its turn."""
     EVALUATING = "Evaluating"
     AWAITING_APPROVAL = "AwaitingApproval"
+    LOADING = "Loading"
+    """It passed the gate, and replicas load it; nobody gets it before all of them have."""
     CANARY = "Canary"
     """It passed the gate, and answers a share of people or is about to."""
     PROMOTED = "Promoted"
@@ -37,7 +39,9 @@ def phase_of(state: VersionState, release: Release) -> Phase:
         return FINAL[state]
     if state is VersionState.REGISTERED:
         return Phase.EVALUATING if release.evaluating_since else Phase.REGISTERED
-    return Phase.CANARY if release.awaiting_step is None else Phase.AWAITING_APPROVAL
+    if release.awaiting_step is not None:
+        return Phase.AWAITING_APPROVAL
+    return Phase.LOADING if release.loading else Phase.CANARY
 
 
 def track_of(version: str, serving: Serving) -> Track | None:

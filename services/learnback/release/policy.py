@@ -128,6 +128,14 @@ class OnDeadline(StrEnum):
     """Stay at the step until somebody approves or refuses."""
 
 
+class OnNotLoaded(StrEnum):
+    """What happens to a version that some replica could not load in time."""
+
+    ROLL_BACK = "roll_back"
+    HOLD = "hold"
+    """Go on waiting; the alert LearnbackReplicaBehind calls somebody."""
+
+
 class CanaryPolicy(Closed):
     """How traffic moves to a version that passed the gate."""
 
@@ -147,6 +155,11 @@ class CanaryPolicy(Closed):
     """The canary proves something within this time."""
     on_deadline: OnDeadline = OnDeadline.ROLL_BACK
     """What happens then."""
+    load_within: timedelta = Field(default=timedelta(minutes=10), gt=timedelta(0))
+    """Before the first step every live replica has the version loaded, verified by its digest and
+    used once. It takes at most so long."""
+    on_not_loaded: OnNotLoaded = OnNotLoaded.ROLL_BACK
+    """What happens then; nobody has got it. `hold` goes on waiting."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,4 +1,4 @@
-"""The canary's state machine: begin, look, advance, promote, roll back, wait for a person.
+"""The canary's state machine: load, look, advance, promote, roll back, wait for a person.
 
 Where a canary stands is one row of `releases` and the alias `candidate`. Each transition is one
 transaction that checks the lease, the row's revision and both aliases, and writes the look, the
@@ -19,8 +19,9 @@ from learnback.core.clock import now
 from learnback.ledger import releases
 from learnback.ledger.database import Database
 from learnback.ledger.releases import Look, Release
+from learnback.ledger.replicas import Loaded
 from learnback.registry import store
-from learnback.release import metrics
+from learnback.release import loading, metrics
 from learnback.release.canary import (
     CanaryVerdict,
     Decision,
@@ -30,12 +31,14 @@ from learnback.release.canary import (
 )
 from learnback.release.leadership import Leadership
 from learnback.release.operations import (
+    GATE,
     compared_with,
     end_way,
+    passed_reason,
     promote_in,
     withdraw_candidate,
 )
-from learnback.release.policy import CanaryPolicy, OnDeadline
+from learnback.release.policy import CanaryPolicy, OnDeadline, OnNotLoaded
 from learnback.release.watching import SETTLE, Plan, Sight, Watch
 
 log = logging.getLogger(__name__)
@@ -56,7 +59,7 @@ class Rollout:
         self._watch: Watch | None = None
 
     async def begin(self, version: str, policy: CanaryPolicy) -> bool:
-        """Give a version that passed its first people; False if that is not due (any more)."""
+        """Have the replicas load a version that passed; False if that is not due (any more)."""
         async with self.leadership.write() as connection:
             wanted = await store.get(connection, version)
             way = await releases.find(connection, version, lock=True)
@@ -67,41 +70,67 @@ class Rollout:
                 await store.set_state(connection, version, VersionState.REGISTERED)
                 log.info("%s is judged again: stable is %s", version, serving.stable.version)
                 return False
-            await self._start(connection, version, policy, serving)
-        log.info("%s: canary at %s", version, f"{policy.steps[0].traffic:.0%}")
+            plan = Plan(
+                policy=policy,
+                stable=serving.stable.version or "",
+                stable_revision=serving.stable.revision,
+            )
+            await loading.begin(connection, version, plan, serving, CANARY)
+        log.info("%s: replicas load it", version)
         return True
+
+    async def load(self, version: str) -> Loaded | None:
+        """Give a version its first people once all replicas have it; None if that is not due."""
+        async with self.leadership.write() as connection:
+            way = await releases.find(connection, version, lock=True)
+            if not way.loading:
+                return None
+            plan = Plan.model_validate(way.plan)
+            serving = await store.release(connection)
+            broken = _interfered(version, plan, serving)
+            if broken:
+                await self._stop(connection, version, broken)
+                return None
+            found = await loading.loaded(connection, version)
+            if found.everywhere:
+                await self._start(connection, way, plan.policy, serving)
+            elif loading.overdue(way, plan.policy):
+                await self._give_up(connection, version, plan.policy, found)
+        metrics.WAITING_REPLICAS.set(len(found.missing))
+        log.info("%s: %s", version, found)
+        return found
 
     async def _start(
         self,
         connection: AsyncConnection,
-        version: str,
+        way: Release,
         policy: CanaryPolicy,
         serving: store.Release,
     ) -> None:
-        plan = Plan(
-            policy=policy,
-            stable=serving.stable.version or "",
-            stable_revision=serving.stable.revision,
-        )
+        """The first step, which may be everybody."""
+        first = policy.steps[0]
+        if first.traffic >= 1:
+            wanted = await store.get(connection, way.version)
+            await promote_in(connection, way.version, GATE, passed_reason(wanted))
+            return
         at = now()
-        await releases.change(
-            connection,
-            version,
-            step=0,
-            step_since=at,
-            canary_since=at,
-            ended_at=None,
-            plan=plan.model_dump(mode="json"),
-        )
+        await releases.change(connection, way.version, step=0, step_since=at, canary_since=at)
         await store.move_alias(
             connection,
             Alias.CANDIDATE,
-            version,
+            way.version,
             expected_revision=serving.candidate.revision,
             actor=CANARY,
-            reason=f"canary at {policy.steps[0].traffic:.0%}",
-            weight=policy.steps[0].traffic,
+            reason=f"canary at {first.traffic:.0%}",
+            weight=first.traffic,
         )
+
+    async def _give_up(
+        self, connection: AsyncConnection, version: str, policy: CanaryPolicy, found: Loaded
+    ) -> None:
+        if policy.on_not_loaded is OnNotLoaded.ROLL_BACK:
+            log.warning("%s: nobody got it: %s after %s", version, found, policy.load_within)
+            await roll_back(connection, version, f"{found} after {policy.load_within}")
 
     async def look(self, version: str, way: Release) -> Look | None:
         """One look with its consequences; None if the canary changed meanwhile."""
@@ -117,6 +146,7 @@ class Rollout:
             if broken:
                 await self._stop(connection, version, broken)
                 return None
+            decision = loading.held_back(decision, await loading.loaded(connection, version))
             look = await self._keep(connection, current, plan, sight, decision)
             await self._act(connection, current, plan, sight, decision)
         metrics.LOOKS.labels(decision.verdict).inc()
@@ -235,8 +265,9 @@ def running(versions: list[store.ModelVersion], ways: dict[str, Release]) -> Rel
     """The canary that runs, if one does."""
     for version in versions:
         way = ways.get(version.name)
-        begun = way is not None and way.canary_since is not None and way.ended_at is None
-        if begun and version.state is VersionState.PASSED:
+        if way is None or way.ended_at is not None or version.state is not VersionState.PASSED:
+            continue
+        if way.canary_since is not None or way.loading:
             return way
     return None
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from learnback.contracts.models import Alias, Track, VersionKind, VersionState
 from learnback.ledger.releases import Look
 from learnback.ledger.releases import Release as WayOn
+from learnback.ledger.replicas import Loaded
 from learnback.ledger.runs import Run
 from learnback.registry.store import AliasMove, AliasState, ModelVersion
 from learnback.registry.store import Release as Serving
@@ -138,8 +139,9 @@ class VersionLine(BaseModel):
         way: WayOn,
         serving: Serving,
         progress: dict[str, Any] | None,
+        loaded: Loaded | None = None,
     ) -> VersionLine:
-        """From the registry's and the ledger's."""
+        """From the registry's and the ledger's; `loaded` while replicas load it."""
         report = version.gate_report or {}
         return cls(
             name=version.name,
@@ -150,7 +152,7 @@ class VersionLine(BaseModel):
             weight=weight_of(version.name, serving),
             created_at=version.created_at,
             verdict=report.get("verdict"),
-            reasons=report.get("reasons", []),
+            reasons=[str(loaded)] if loaded else report.get("reasons", []),
             progress=progress,
         )
 
@@ -171,7 +173,7 @@ class Story(BaseModel):
     verdict: str | None
     """Of the newest look at its canary, else of the gate."""
     reasons: list[str]
-    """Of that verdict."""
+    """Of that verdict; while replicas load it, how far they are."""
     track: Track | None
     """Whom it answers now: `stable`, `candidate`, or nobody."""
     weight: float

@@ -9,10 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.models import Alias
 from learnback.core.errors import NotFound
-from learnback.ledger import releases, runs
+from learnback.ledger import releases, replicas, runs
 from learnback.ledger.database import Database
 from learnback.registry import store
-from learnback.release.phases import phase_of, track_of, weight_of
+from learnback.release.phases import Phase, phase_of, track_of, weight_of
 from learnback.release.schemas import AliasView, MoveView, Releases, ServedAt, Story, VersionLine
 
 LONGEST_LINE = 100
@@ -26,6 +26,11 @@ async def list_releases(database: Database, progress: dict[str, dict[str, Any]])
         serving = await store.release(connection)
         ways = await releases.known(connection)
         versions = await store.list_versions(connection)
+        loaded = {
+            v.name: await replicas.loaded(connection, v.name, v.base_digest)
+            for v in versions
+            if _is_loading(v, ways.get(v.name))
+        }
     return Releases(
         stable=AliasView.of(serving.stable),
         candidate=AliasView.of(serving.candidate),
@@ -35,6 +40,7 @@ async def list_releases(database: Database, progress: dict[str, dict[str, Any]])
                 ways.get(v.name) or releases.Release(version=v.name),
                 serving,
                 progress.get(v.name),
+                loaded.get(v.name),
             )
             for v in versions
         ],
@@ -49,11 +55,14 @@ async def tell(database: Database, version: str, progress: dict[str, Any] | None
         serving = await store.release(connection)
         looks = await releases.looks_of(connection, version)
         report = found.gate_report or {}
+        reasons = [looks[-1].reason] if looks else report.get("reasons", [])
+        if _is_loading(found, way):
+            reasons = [str(await replicas.loaded(connection, version, found.base_digest))]
         return Story(
             version=found,
             phase=phase_of(found.state, way),
             verdict=looks[-1].verdict if looks else report.get("verdict"),
-            reasons=[looks[-1].reason] if looks else report.get("reasons", []),
+            reasons=reasons,
             track=track_of(version, serving),
             weight=weight_of(version, serving),
             revision=way.revision,
@@ -77,6 +86,10 @@ async def served_at(database: Database, at: datetime) -> ServedAt:
         stable=MoveView.of(stable) if stable else None,
         candidate=MoveView.of(candidate) if candidate else None,
     )
+
+
+def _is_loading(version: store.ModelVersion, way: releases.Release | None) -> bool:
+    return way is not None and phase_of(version.state, way) is Phase.LOADING
 
 
 async def _parents(connection: AsyncConnection, version: store.ModelVersion) -> list[str]:
