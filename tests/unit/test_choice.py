@@ -21,7 +21,7 @@ CASES: list[tuple[str, Available, str | None, str]] = [
     ("pairs", PAIRS, "dpo", "100 pairs"),
     ("few pairs", Available(pairs=9), "dpo", "so few"),
     ("thumbs only", Available(liked=60, disliked=40), "kto", "100 labels"),
-    ("many thumbs, few pairs", replace(PAIRS, liked=401), "kto", "say more than 100 pairs"),
+    ("many thumbs, few pairs", replace(PAIRS, liked=401), "kto", "worth more than 100 pairs"),
     ("some thumbs, more pairs", replace(PAIRS, liked=200), "dpo", "100 pairs"),
     ("thumbs up only", Available(liked=80), None, "were liked"),
     ("thumbs up only, some rated at the top", Available(liked=80, completions=9), "sft", "9 ans"),

@@ -129,7 +129,7 @@ def _policy(have: Available, sizes: Sizes) -> tuple[Chosen | None, str]:
         return "rloo", f"{have.prompts} prompts, and a reward model to be trusted: {judge}"
     if have.two_sided and have.single > LABELS_PER_PAIR * have.pairs:
         return "kto", (
-            f"{have.single} labels of single answers say more than {have.pairs} pairs "
+            f"{have.single} labels of single answers, worth more than {have.pairs} pairs "
             f"({LABELS_PER_PAIR} labels are worth a pair)"
         )
     if have.completions > have.pairs:
@@ -137,8 +137,6 @@ def _policy(have: Available, sizes: Sizes) -> tuple[Chosen | None, str]:
     if have.pairs:
         few = " (so few that the method prompt may do as well)" if have.pairs < FEW_PAIRS else ""
         return "dpo", f"{have.pairs} pairs{few}"
-    if have.two_sided:
-        return "kto", f"{have.labels} labels, and nothing else"
     return None, _nothing(have)
 
 

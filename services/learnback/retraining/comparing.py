@@ -16,6 +16,9 @@ FEW_PAIRS = 10
 """Below this many pairs in common no comparison of two models means anything."""
 Z_95 = 1.645
 """One-sided."""
+MIN_DIFFERENCE = 0.001
+"""In nats: between two models that are both certain, any difference is significant and none
+matters."""
 Margins = Mapping[str, float]
 
 
@@ -46,4 +49,4 @@ def significantly_worse(one: Margins, other: Margins) -> bool:
     losses = np.logaddexp(0.0, [[-one[i], -other[i]] for i in common])  # (pairs, 2), in nats
     differences = losses[:, 0] - losses[:, 1]  # (pairs,), above 0: `one` is worse
     error = float(differences.std(ddof=1)) / math.sqrt(len(common))
-    return float(differences.mean()) > Z_95 * error
+    return float(differences.mean()) > max(Z_95 * error, MIN_DIFFERENCE)
