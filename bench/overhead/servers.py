@@ -196,7 +196,7 @@ def start_engine(servers: Servers, model: str, kv_cache_gib: int, names: Sequenc
     Two servers differ by more than what is measured, even if they are equal; one has nothing that
     could differ. `raw-again` is `raw` under another name: their ratio is the method's noise.
     """
-    from learnback.inference.serve import on_cpu
+    from learnback.core.vllm import on_cpu
     from learnback.registry.artifacts import digest_model
     from learnback.registry.store import version_name
 

@@ -134,6 +134,34 @@ def demo(list_only: bool, **options: Any) -> None:
     sys.exit(run_demo(**options))
 
 
+@main.command()
+@click.option(
+    "--budget",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Scales prompts and steps.",
+)
+@click.option("--seed", default=0, show_default=True, help="Repeats people, prompts and training.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
+@click.option("--preference", default="brief", show_default=True, help="A name, or a FILE.py.")
+@click.option("--model", default=None, help="Folder or hub name (default: SmolLM2-135M-Instruct).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("ladder"),
+    show_default=True,
+    help="Folder for the page, the pictures and the runs.",
+)
+@_errors_shown
+def ladder(**options: Any) -> None:
+    """Measure how far prompts, SFT, DPO, KTO and RLOO get, by a judge that none of them sees."""
+    from learnback.local.ladder.run import run_ladder
+
+    sys.exit(run_ladder(**options))
+
+
 @_operator()
 def status(home: Path | None, as_json: bool) -> None:
     """Show versions, traffic, queue lags and counts."""
@@ -317,6 +345,46 @@ def show_report(home: Path | None, as_json: bool, **options: Any) -> None:
     from learnback.local.training import run_report
 
     run_report(home, as_json, **options)
+
+
+@main.command("reward-engine", context_settings={"ignore_unknown_options": True})
+@click.option("--model", default=None, help="Folder or hub name (default: LEARNBACK_MODEL).")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8010, show_default=True, help="TCP port.")
+@click.option("--max-rank", default=16, show_default=True, help="Highest rank of an adapter.")
+@click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM_OPTIONS]...")
+@_errors_shown
+def reward_engine(model: str | None, host: str, port: int, max_rank: int, more: Any) -> None:
+    """Serve neural reward models with vLLM; LEARNBACK_REWARD_ENGINE_URL names it to `reward`."""
+    from learnback.reward.engine import run
+
+    run(model, host, port, max_rank, more)
+
+
+@main.group()
+def rewards() -> None:
+    """Look after the scores of answers."""
+
+
+@_operator(group=rewards, name="rescore")
+@click.option("--version", default=None, help="Of the reward model (default: the one in use).")
+@click.option("--since", default=None, help="Only answers from then on (2026-11-23T12:00:00Z).")
+@click.option("--wait/--no-wait", default=True, help="Stay until all scores are recorded.")
+def rescore(
+    home: Path | None, as_json: bool, version: str | None, since: str | None, wait: bool
+) -> None:
+    """Let the reward model score recorded answers that it has not scored. Safe to repeat."""
+    from learnback.local.rewards import run_rescore
+
+    run_rescore(home, as_json, version, since, wait)
+
+
+@_operator(group=rewards, name="rescorings")
+def rescorings(home: Path | None, as_json: bool) -> None:
+    """List what was asked for, by operators and by datasets, and how far it is."""
+    from learnback.local.rewards import run_rescorings
+
+    run_rescorings(home, as_json)
 
 
 @_operator()

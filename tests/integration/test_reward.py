@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,26 @@ from typing import Any
 import httpx
 import pytest
 from tests.conftest import wait_until
-from tests.factories import a_model_trained, a_version
+from tests.factories import a_model_trained
+from tests.fake_judge import FakeJudge
 from tests.learning import a_completion
+from tests.reward_models import make_linear, publish
 
 from learnback.contracts.messages import CompletionScored
-from learnback.contracts.models import Alias, Scope, VersionKind
+from learnback.contracts.models import Scope, VersionKind
 from learnback.contracts.streams import COMPLETIONS, MODELS, REWARDS
 from learnback.core import bus
+from learnback.core.errors import Unavailable
 from learnback.core.settings import CommonSettings
 from learnback.ledger.database import Database
 from learnback.ledger.keys import create_key
-from learnback.models.linear_reward import Pair, fit
-from learnback.registry import store
-from learnback.registry.artifacts import ArtifactStore, digest_folder
+from learnback.models.reward import Item, Scored
+from learnback.registry.artifacts import ArtifactStore
 from learnback.reward.app import create_app
-from learnback.reward.scorers.model import CurrentModel
+from learnback.reward.scorers.judge import JudgeScorer
+from learnback.reward.scorers.model import CurrentModel, ModelScorer
 from learnback.reward.settings import RewardSettings
-from learnback.reward.worker import Worker
+from learnback.reward.worker import Worker, in_share
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -36,20 +40,8 @@ LONG, SHORT = "This is a rather long answer that goes on and on.", "Short one."
 async def publish_model(database: Database, home: Path, *, likes: str) -> str:
     """Train, store, register and point the alias at a model that likes `likes`; its name."""
     other = SHORT if likes == LONG else LONG
-    prompts = [({"role": "user", "content": f"q{i}"},) for i in range(20)]
-    folder = home / f"made-{len(likes)}"
-    fit([Pair(p, likes, other) for p in prompts]).save(folder)
-    digest = digest_folder(folder)
-    name = store.version_name("tiny", "reward", digest)
-    ArtifactStore(f"file://{home}/artifacts").put(folder, name)
-    version = a_version(name, kind=VersionKind.REWARD_MODEL, artifact=name, artifact_digest=digest)
-    async with database.write() as c:
-        await store.register(c, version)
-        revision = (await store.alias_state(c, Alias.REWARD)).revision
-        await store.move_alias(
-            c, Alias.REWARD, name, expected_revision=revision, actor="test", reason="test"
-        )
-    return name
+    folder = make_linear(home / f"made-{len(likes)}", better=likes, worse=other)
+    return await publish(database, home, folder)
 
 
 @pytest.fixture
@@ -144,15 +136,17 @@ async def test_a_model_with_changed_files_never_scores(
     assert "digest" in str(current.problem)
 
 
-@pytest.fixture
-async def http(
-    sqlite_database: Database, redis: Any, tmp_path: Path, request: pytest.FixtureRequest
+@asynccontextmanager
+async def serving(
+    database: Database, redis: Any, home: Path, *, keys: bool = False, **more: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
+    """The process with its workers, and a client of it."""
     app = create_app(
         RewardSettings(look_every=timedelta(hours=1)),
-        CommonSettings(home=tmp_path, require_keys=getattr(request, "param", False)),
-        database=sqlite_database,
+        CommonSettings(home=home, require_keys=keys),
+        database=database,
         redis=redis,
+        **more,
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
@@ -162,21 +156,37 @@ async def http(
         yield client
 
 
+@pytest.fixture
+async def http(
+    sqlite_database: Database, redis: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[httpx.AsyncClient]:
+    keys = getattr(request, "param", False)
+    async with serving(sqlite_database, redis, tmp_path, keys=keys) as client:
+        yield client
+
+
+async def scorers(http: httpx.AsyncClient) -> dict[str, str]:
+    """Name and version of each scorer that the process offers."""
+    listed = (await http.get("/v1/scorers")).json()["scorers"]
+    return {s["name"]: s["version"] for s in listed}
+
+
+async def until_scoring_with(http: httpx.AsyncClient, version: str) -> None:
+    async def there() -> bool:
+        return (await scorers(http)).get("model") == version
+
+    await wait_until(there, f"{version} scores")
+
+
 async def test_the_message_that_a_model_was_trained_brings_it_in(
     http: httpx.AsyncClient, redis: Any, sqlite_database: Database, tmp_path: Path
 ) -> None:
-    async def scorers() -> set[str]:
-        answer = await http.post("/v1/score", json={"prompt": "q", "answer": LONG})
-        return {s["scorer"] for s in answer.json()["scores"]}
-
-    assert await scorers() == {"rules"}
+    assert await scorers(http) == {"rules": "1"}
     name = await publish_model(sqlite_database, tmp_path, likes=LONG)
     await bus.publish(redis, MODELS, [a_model_trained(name, kind=VersionKind.REWARD_MODEL)])
-
-    async def both() -> bool:
-        return await scorers() == {"rules", "model"}
-
-    await wait_until(both, "the new model scores")
+    await until_scoring_with(http, name)
+    answer = await http.post("/v1/score", json={"prompt": "q", "answer": LONG})
+    assert [s["scorer"] for s in answer.json()["scores"]] == ["rules", "model"]
 
 
 async def test_several_answers_are_scored_in_order(http: httpx.AsyncClient) -> None:
@@ -192,6 +202,89 @@ async def test_several_answers_are_scored_in_order(http: httpx.AsyncClient) -> N
     assert found[0]["error"] is None
 
 
+async def test_a_batch_of_prompts_is_scored_by_the_scorers_named(
+    sqlite_database: Database, redis: Any, tmp_path: Path
+) -> None:
+    name = await publish_model(sqlite_database, tmp_path, likes=LONG)
+    items = [{"prompt": f"q{i}", "answer": text} for i, text in enumerate((SHORT, LONG, SHORT))]
+    async with serving(sqlite_database, redis, tmp_path) as http:
+        await until_scoring_with(http, name)
+        answer = await http.post("/v1/score", json={"items": items, "scorers": ["model"] * 2})
+        pair = {"prompt": "q", "first": SHORT, "second": LONG, "scorers": ["model"]}
+        compared = (await http.post("/v1/compare", json=pair)).json()["comparisons"]
+    found = answer.json()["scores"]
+    assert [(s["answer"], s["scorer"]) for s in found] == [(i, "model") for i in range(3)]
+    assert found[0]["score"] < 0 < found[1]["score"]
+    assert [(c["scorer_version"], c["preferred"]) for c in compared] == [(name, "second")]
+    assert compared[0]["probability"] < 0.5
+
+
+async def test_a_judge_is_asked_only_by_name_and_its_bias_is_counted(
+    sqlite_database: Database, redis: Any, tmp_path: Path
+) -> None:
+    def always_the_first(parts: dict[str, str]) -> str:
+        return '{"grade": 10}' if "answer" in parts else '{"better": "A"}'
+
+    judge = JudgeScorer(FakeJudge(always_the_first).judge())
+    async with serving(sqlite_database, redis, tmp_path, judge=judge) as http:
+        unnamed = (await http.post("/v1/score", json={"prompt": "q", "answer": LONG})).json()
+        body = {"prompt": "q", "answer": LONG, "scorers": ["judge"]}
+        graded = (await http.post("/v1/score", json=body)).json()["scores"]
+        pair = {"prompt": "q", "first": LONG, "second": SHORT, "scorers": ["judge"]}
+        (compared,) = (await http.post("/v1/compare", json=pair)).json()["comparisons"]
+        metrics = (await http.get("/metrics")).text
+    assert {s["scorer"] for s in unnamed["scores"]} == {"rules"}
+    assert [(s["score"], s["scorer_version"]) for s in graded] == [(1.0, judge.version)]
+    assert (compared["preferred"], compared["position"]) == ("tie", "first")
+    assert 'judge_comparisons_total{outcome="position_first"} 1.0' in metrics
+
+
+async def test_a_share_of_the_completions_is_graded_by_the_judge_and_failures_are_no_scores(
+    redis: Any, current: CurrentModel
+) -> None:
+    server = FakeJudge(lambda parts: "hm" if "bad" in parts["answer"] else '{"grade": 10}')
+    worker = Worker(redis, current, judge=JudgeScorer(server.judge()), judge_share=0.5)
+    served = [a_completion(f"c{i}", "q", "good", "bad") for i in range(40)]
+    await worker.handle(served)
+    graded = [s for s in await scores(redis) if s.scorer == "judge"]
+    expected = [s.id for s in served if in_share(s.id, 0.5)]
+    assert 5 < len(expected) < 35
+    assert [s.completion_id for s in graded if s.choice == 0] == expected
+    assert {(s.choice, s.score) for s in graded} == {(0, 1.0), (1, None)}
+
+
+def test_batches_are_small_only_for_scorers_that_take_long(
+    redis: Any, current: CurrentModel
+) -> None:
+    judge = JudgeScorer(FakeJudge(str).judge())
+    assert Worker(redis, current, judge=judge, judge_share=0.0).batch_size() == bus.BATCH_SIZE
+    assert Worker(redis, current, judge=judge, judge_share=0.1).batch_size() < bus.BATCH_SIZE
+
+
+async def test_while_a_model_is_away_its_batch_waits_and_nothing_is_written_twice(
+    redis: Any, current: CurrentModel
+) -> None:
+    class Away:
+        kind = "neural"
+        down = True
+
+        def score_batch(self, items: Sequence[Item]) -> list[Scored]:
+            if self.down:
+                raise Unavailable("The engine is away.")
+            return [Scored(0.5) for _ in items]
+
+    current.scorer = ModelScorer("v1", Away())  # type: ignore[arg-type]
+    worker = Worker(redis, current)
+    served = [a_completion("c1", "q", LONG, SHORT)]
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await worker.handle(served)
+    Away.down = False
+    await worker.handle(served)
+    keys = [s.key for s in await scores(redis)]
+    assert len(keys) == len(set(keys)) == 4
+
+
 WRONG: list[tuple[Any, int, str]] = [
     ({}, 422, "prompt"),
     ({"prompt": "q"}, 422, "answer"),
@@ -201,6 +294,11 @@ WRONG: list[tuple[Any, int, str]] = [
     ({"prompt": "q", "answer": 3}, 422, "answer"),
     ({"prompt": "q", "answer": "a", "surprise": 1}, 422, "surprise"),
     ({"prompt": [{"content": "no role"}], "answer": "a"}, 422, "prompt.list[MessageIn].0.role"),
+    ({"items": []}, 422, "items"),
+    ({"items": [{"prompt": "q", "answer": "a"}], "prompt": "q"}, 422, "items"),
+    ({"items": [{"prompt": "q"}]}, 422, "items.0.answer"),
+    ({"prompt": "q", "answer": "a", "scorers": ["oracle"]}, 422, "scorers"),
+    ({"prompt": "q", "answer": "a", "scorers": []}, 422, "scorers"),
     ("just text", 422, ""),
 ]
 

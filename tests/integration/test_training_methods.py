@@ -20,6 +20,7 @@ from tests.tiny_model import (
     write_run,
 )
 
+from learnback.models import reward
 from learnback.retraining import job
 from learnback.retraining.plan import ExitCode, Method, Progress, RunResult
 
@@ -131,6 +132,17 @@ def test_a_reward_model_ranks_unseen_answers_and_the_other_way_round_if_labels_a
     assert scores_of(runs("reward_model"), tiny_model, GOOD, BAD)[0] > 0
     flipped = runs("reward_model", flipped=True)
     assert scores_of(flipped, tiny_model, GOOD, BAD)[0] < 0
+
+
+def test_the_reward_process_scores_as_training_left_it(
+    runs: Callable[..., Path], tiny_model: Path
+) -> None:
+    run = runs("reward_model")
+    prompt = ({"role": "user", "content": "question 99"},)
+    model = reward.load(run / "adapter", base=str(tiny_model))
+    found = [s.score for s in model.score_batch([(prompt, f"{a} 99") for a in (GOOD, BAD)])]
+    assert found == pytest.approx(scores_of(run, tiny_model, GOOD, BAD), abs=1e-4)
+    assert reward.describe(run / "adapter").probe is not None, "it is compared on loading"
 
 
 def scores_of(run: Path, tiny_model: Path, *answers: str) -> list[float]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from learnback.core import vllm
 from learnback.inference import serve
 from learnback.inference.resolver import BASE_DIGEST
 from learnback.inference.settings import InferenceSettings
@@ -15,8 +16,8 @@ DIGEST = "a" * 64
 
 
 def test_arguments_name_the_middleware_and_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "on_cpu", lambda: True)
-    monkeypatch.setattr(serve, "fast_bfloat16", lambda: False)
+    monkeypatch.setattr(vllm, "on_cpu", lambda: True)
+    monkeypatch.setattr(vllm, "fast_bfloat16", lambda: False)
     settings = InferenceSettings(port=9000, engine_args=("--max-model-len", "512"))
     arguments = serve.engine_arguments("models/Tiny", DIGEST, settings)
     text = " ".join(arguments)
@@ -28,7 +29,7 @@ def test_arguments_name_the_middleware_and_the_version(monkeypatch: pytest.Monke
 
 
 def test_the_operator_chooses_the_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "on_cpu", lambda: True)
+    monkeypatch.setattr(vllm, "on_cpu", lambda: True)
     settings = InferenceSettings(engine_args=("--dtype", "bfloat16"))
     assert "float32" not in serve.engine_arguments("m", DIGEST, settings)
 

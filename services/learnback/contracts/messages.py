@@ -106,7 +106,7 @@ class CompletionScored(Message):
     tenant: str
     choice: int = 0
     scorer: str
-    """`rules` or `model`."""
+    """`rules`, `model` or `judge`."""
     scorer_version: str
     version: str
     """The model version that gave the answer."""

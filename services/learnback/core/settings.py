@@ -78,6 +78,9 @@ class CommonSettings(Settings):
     """fsspec URL of the artifact store (`file://`, `s3://`); empty: a folder in `home`."""
     model: str = ""
     """The base model that is served and trained: a folder or a hub name."""
+    reward_engine_url: str = ""
+    """Of a vLLM pooling engine (`learnback reward-engine`) for neural reward models; empty: they
+    run in the process that needs one, if torch is installed there."""
     held_out_share: float = Field(HELD_OUT_SHARE, gt=0, lt=1)
     """Share of prompts kept out of training, for evaluation: retraining and release must agree."""
     log_format: str = "text"

@@ -292,3 +292,24 @@ replicas = Table(
     Column("seen_at", UtcDateTime, nullable=False),
 )
 """The inference processes that lived lately, and the versions that each can answer with."""
+
+
+rescorings = Table(
+    "rescorings",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("reward_model", NAME, nullable=False),
+    Column("since", UtcDateTime),
+    Column("completion_ids", Json),
+    Column("state", String(16), nullable=False),
+    Column("error", Text),
+    Column("asked_by", NAME, nullable=False),
+    Column("asked_at", UtcDateTime, nullable=False),
+    Column("position", ID, nullable=False),
+    Column("scored", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    CheckConstraint("state in ('asked','running','done','failed')", name="state"),
+    Index(None, "state", "asked_at"),
+)
+"""Wishes that old completions be scored by a reward model; `position` is how far it is, by id."""

@@ -26,7 +26,7 @@ class Status:
     reward_model: str | None
     versions: list[dict[str, Any]]
     traffic: list[dict[str, Any]]
-    """By version: completions, how they ended, mean learned reward."""
+    """By version: completions, how they ended, mean reward by the reward model in use."""
     feedback: dict[str, int]
     """Count by status; the sum is all that was ever received."""
     runs: list[dict[str, Any]]
@@ -39,7 +39,7 @@ async def read_status(opened: Access) -> Status:
         release = await store.release(connection)
         reward = await store.alias_state(connection, Alias.REWARD)
         versions = await store.list_versions(connection)
-        traffic = await _traffic(connection)
+        traffic = await _traffic(connection, reward.version)
         counts = {
             row.status: row.signals
             for row in await connection.execute(
@@ -68,7 +68,7 @@ async def read_status(opened: Access) -> Status:
     )
 
 
-async def _traffic(connection: Any) -> list[dict[str, Any]]:
+async def _traffic(connection: Any, reward_model: str | None) -> list[dict[str, Any]]:
     served = await connection.execute(
         select(
             completions.c.version,
@@ -79,7 +79,11 @@ async def _traffic(connection: Any) -> list[dict[str, Any]]:
     )
     scored = await connection.execute(
         select(rewards.c.version, func.avg(rewards.c.score).cast(Float).label("mean"))
-        .where(rewards.c.scorer == "model", rewards.c.score.is_not(None))
+        .where(
+            rewards.c.scorer == "model",
+            rewards.c.scorer_version == reward_model,  # each model has a scale of its own
+            rewards.c.score.is_not(None),
+        )
         .group_by(rewards.c.version)
     )
     means = {row.version: row.mean for row in scored}

@@ -1,6 +1,6 @@
-"""Models that are made or fitted without a model hub: the demo's, the tests', the reward model.
+"""Models that more than one process reads or asks: the small ones, reward models, a judge.
 
 Belongs here: turning packaged or random weights into a plain Hugging Face directory that vLLM and
-TRL both load; the linear reward model, which needs numpy alone.
-Does not belong here: training of language models, serving.
+TRL both load; fitting the linear reward model; opening reward models of all kinds; asking a judge.
+Does not belong here: training of language models, serving people.
 """

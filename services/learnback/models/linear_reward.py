@@ -95,11 +95,16 @@ class LinearRewardModel:
 
     def score(self, prompt: PromptMessages, answer: str) -> float:
         """The reward of one answer."""
+        return self.explain(prompt, answer)[0]
+
+    def explain(self, prompt: PromptMessages, answer: str) -> tuple[float, dict[str, float]]:
+        """The reward, and what each style feature adds to it, and all words together."""
         z = _standardise(style_vector(prompt, answer), self.style_mean, self.style_scale)
-        raw = float(z @ self.style_weights)
-        if self.word_weights.any():
-            raw += float(hashed_words(answer) @ self.word_weights)
-        return (raw - self.centre) / self.temperature
+        words = float(hashed_words(answer) @ self.word_weights) if self.word_weights.any() else 0.0
+        score = (float(z @ self.style_weights) + words - self.centre) / self.temperature
+        shares = (z * self.style_weights / self.temperature).tolist()
+        parts = dict(zip(STYLE_NAMES, shares, strict=True))
+        return score, parts | {"hashed_words": words / self.temperature}
 
     def score_many(self, items: Iterable[tuple[PromptMessages, str]]) -> list[float]:
         """The rewards of many (prompt, answer), in order."""
@@ -110,15 +115,8 @@ class LinearRewardModel:
         return _sigmoid(self.score(prompt, first) - self.score(prompt, second))
 
     def contributions(self, prompt: PromptMessages, answer: str) -> dict[str, float]:
-        """What each style feature adds to the score, and all words together: for people who ask
-        why.
-        """
-        z = _standardise(style_vector(prompt, answer), self.style_mean, self.style_scale)
-        parts = dict(
-            zip(STYLE_NAMES, (z * self.style_weights / self.temperature).tolist(), strict=True)
-        )
-        parts["hashed_words"] = float(hashed_words(answer) @ self.word_weights) / self.temperature
-        return parts
+        """What adds to the score, by feature: for people who ask why."""
+        return self.explain(prompt, answer)[1]
 
     def evaluate(self, pairs: Sequence[Pair]) -> Evaluation:
         """Compare with what people said of pairs that were not trained on."""

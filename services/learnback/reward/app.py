@@ -9,77 +9,43 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, FastAPI, Header
-from pydantic import BaseModel, ConfigDict, Field
+import httpx
+from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from learnback import __version__
 from learnback.contracts.messages import ModelTrained
-from learnback.contracts.models import Scope, VersionKind
+from learnback.contracts.models import VersionKind
 from learnback.contracts.streams import COMPLETIONS, MODELS
 from learnback.core import redis as redis_clients
 from learnback.core.bus import Consumer
-from learnback.core.errors import Unavailable, Unprocessable
+from learnback.core.errors import Unavailable
 from learnback.core.http import BodyLimits, add_error_handlers, add_health_routes
 from learnback.core.logging import configure
 from learnback.core.process import consumers_ready, running, serve
 from learnback.core.settings import CommonSettings, keys_required
 from learnback.ledger.database import Database
-from learnback.ledger.keys import KeyRing, require_scope
+from learnback.ledger.keys import KeyRing
 from learnback.ledger.migrate import migrate
+from learnback.models.judge import Judge, read_rubric
+from learnback.models.pooling_reward import models_of
+from learnback.models.reward import RewardModels
 from learnback.registry.artifacts import ArtifactStore
-from learnback.reward import metrics
-from learnback.reward.scorers.base import Answer, Scorer, judge
+from learnback.reward import metrics, routes
+from learnback.reward.rescoring import Rescorer
+from learnback.reward.scorers.judge import JudgeScorer
 from learnback.reward.scorers.model import CurrentModel
 from learnback.reward.settings import RewardSettings
 from learnback.reward.worker import Worker
 
 log = logging.getLogger(__name__)
 
+RESCORE_EVERY = timedelta(seconds=2)
+"""Between two looks for wishes, which are an index lookup; a dataset waits for the answer."""
+
 Close = Callable[[], Awaitable[None]]
-
-MAX_ANSWERS = 64
-"""In one request: a batch of rollouts, not a data set."""
-
-
-class MessageIn(BaseModel):
-    """A chat message; what else OpenAI's shape holds is let through and not looked at."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: str = Field(max_length=64)
-    content: str | list[dict[str, Any]] | None = None
-
-
-class ScoreIn(BaseModel):
-    """One prompt with one `answer` or several `answers`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    prompt: str | list[MessageIn]
-    answer: str | None = None
-    answers: list[str] | None = Field(None, min_length=1, max_length=MAX_ANSWERS)
-
-
-class ScoreOut(BaseModel):
-    """A verdict on one answer: a score, or the error that stood in its way."""
-
-    answer: int
-    """Its place in the request, from 0."""
-    scorer: str
-    scorer_version: str
-    score: float | None
-    error: str | None
-    components: dict[str, float]
-
-
-class ScoresOut(BaseModel):
-    """All answers by all scorers."""
-
-    scores: list[ScoreOut]
 
 
 def create_app(
@@ -88,27 +54,21 @@ def create_app(
     *,
     database: Database,
     redis: Redis,
+    models: RewardModels | None = None,
+    judge: JudgeScorer | None = None,
     close: Sequence[Close] = (),
 ) -> FastAPI:
     """The app with its workers, which run while its lifespan does; `close` runs at its end."""
     artifacts = ArtifactStore(common.artifact_root)
-    current = CurrentModel(database, artifacts, common.home / "cache" / "reward")
-    worker = Worker(redis, current)
-
-    name = f"{socket.gethostname()}-{os.getpid()}"
-    completions = Consumer(redis, COMPLETIONS, "reward", worker.handle, name=name)
-    models = Consumer(redis, MODELS, "reward", partial(_on_models, current), name=name)
-
-    async def looking() -> None:
-        await _look_for_ever(current, settings.look_every)
+    cache = common.home / "cache" / "reward"
+    current = CurrentModel(database, artifacts, cache, models or models_of(common))
+    worker = Worker(redis, current, judge=judge, judge_share=settings.judge_share)
+    work = _Work(database, redis, worker, settings.look_every)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await migrate(database)
-        async with running(
-            consumers=[completions, models],
-            loops=[looking],
-        ):
+        async with running(consumers=work.consumers, loops=[work.look_for_ever, work.rescore]):
             yield
         for closing in close:
             await closing()
@@ -120,72 +80,66 @@ def create_app(
         max_seconds=settings.body_timeout.total_seconds(),
     )
     add_error_handlers(app)
-    checks = {"ledger": database.check, "bus": consumers_ready([completions, models])}
+    checks = {"ledger": database.check, "bus": consumers_ready(work.consumers)}
     add_health_routes(app, checks)
-    _add_routes(app, worker, KeyRing(database), required=keys_required(common, settings.host))
+    required = keys_required(common, settings.host)
+    app.include_router(routes.router(worker, KeyRing(database), required=required))
     app.state.worker = worker
     return app
 
 
-async def _on_models(current: CurrentModel, trained: Sequence[ModelTrained]) -> None:
-    if any(t.kind is VersionKind.REWARD_MODEL for t in trained):
-        await _look(current)
+class _Work:
+    """What runs beside the API: two consumers, the look at the registry, and rescoring."""
+
+    def __init__(
+        self, database: Database, redis: Redis, worker: Worker, look_every: timedelta
+    ) -> None:
+        self.worker = worker
+        self.look_every = look_every
+        self.rescorer = Rescorer(database, worker, worker.current)
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        self.completions = Consumer(redis, COMPLETIONS, "reward", worker.handle, name=name)
+        models = Consumer(redis, MODELS, "reward", self._on_models, name=name)
+        self.consumers: list[Consumer[Any]] = [self.completions, models]
+
+    async def look_for_ever(self) -> None:
+        """Ask the registry for the reward model, in case that a message got lost."""
+        while True:
+            try:
+                await self._look()
+            except Unavailable as error:
+                log.warning("the registry can't be asked for the reward model: %s", error)
+            await asyncio.sleep(self.look_every.total_seconds())
+
+    async def rescore(self) -> None:
+        """Score old completions for whoever asks."""
+        await self.rescorer.run_forever(RESCORE_EVERY)
+
+    async def _on_models(self, trained: Sequence[ModelTrained]) -> None:
+        if any(t.kind is VersionKind.REWARD_MODEL for t in trained):
+            await self._look()
+
+    async def _look(self) -> None:
+        current = self.worker.current
+        swapped = await current.refresh()
+        metrics.looked(swapped=swapped, refused=current.problem is not None)
+        self.completions.batch_size = self.worker.batch_size()
 
 
-async def _look_for_ever(current: CurrentModel, every: timedelta) -> None:
-    while True:
-        try:
-            await _look(current)
-        except Unavailable as error:
-            log.warning("the registry can't be asked for the reward model: %s", error)
-        await asyncio.sleep(every.total_seconds())
-
-
-async def _look(current: CurrentModel) -> None:
-    if await current.refresh():
-        metrics.swapped()
-
-
-def _add_routes(app: FastAPI, worker: Worker, ring: KeyRing, *, required: bool) -> None:
-    async def infer(authorization: Annotated[str | None, Header()] = None) -> None:
-        principal = await ring.authenticate(authorization, required=required)
-        require_scope(principal, Scope.INFER)
-
-    @app.post("/v1/score", dependencies=[Depends(infer)])
-    async def score(body: ScoreIn) -> ScoresOut:
-        """Score answers by every scorer there is."""
-        answers = _answers(body)
-        scores = await asyncio.to_thread(_scores, worker.scorers(), answers)
-        return ScoresOut(scores=scores)
-
-
-def _answers(body: ScoreIn) -> list[Answer]:
-    texts = [body.answer] if body.answer is not None else body.answers
-    if texts is None or (body.answer is not None and body.answers is not None):
-        raise Unprocessable("Give either `answer` or `answers`.", field="answer")
-    if isinstance(body.prompt, str):
-        prompt: tuple[dict[str, Any], ...] = ({"role": "user", "content": body.prompt},)
-    else:
-        prompt = tuple(message.model_dump() for message in body.prompt)
-    return [Answer(prompt, text) for text in texts]
-
-
-def _scores(scorers: Sequence[Scorer], answers: Sequence[Answer]) -> list[ScoreOut]:
-    found: list[ScoreOut] = []
-    for place, answer in enumerate(answers):
-        for scorer in scorers:
-            verdict = judge(scorer, answer)
-            found.append(
-                ScoreOut(
-                    answer=place,
-                    scorer=scorer.name,
-                    scorer_version=scorer.version,
-                    score=verdict.score,
-                    error=verdict.error,
-                    components=dict(verdict.components),
-                )
-            )
-    return found
+def _judge(settings: RewardSettings) -> tuple[JudgeScorer | None, list[Close]]:
+    """The judge that the settings name, and how to close its connections."""
+    if not settings.judge_url:
+        return None, []
+    client = httpx.AsyncClient(timeout=settings.judge_timeout.total_seconds())
+    judge = Judge(
+        client,
+        settings.judge_url,
+        settings.judge_model,
+        api_key=settings.judge_api_key.get_secret_value(),
+        rubric=read_rubric(settings.judge_rubric),
+        concurrency=settings.judge_concurrency,
+    )
+    return JudgeScorer(judge), [client.aclose]
 
 
 def main() -> None:
@@ -194,6 +148,14 @@ def main() -> None:
     configure("reward", level=common.log_level, format=common.log_format)
     database = Database(common.ledger_url)
     redis = redis_clients.connect(common.redis_url)
-    close = (redis.aclose, database.close)
-    app = create_app(settings, common, database=database, redis=redis, close=close)
+    models = models_of(common, concurrency=settings.engine_concurrency)
+    judge, close_judge = _judge(settings)
+
+    async def close_models() -> None:
+        models.close()
+
+    close = (*close_judge, close_models, redis.aclose, database.close)
+    app = create_app(
+        settings, common, database=database, redis=redis, models=models, judge=judge, close=close
+    )
     serve(app, settings.host, settings.port)

@@ -7,9 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from learnback.retraining.trainers.loading import reference
+from learnback.retraining.trainers.rollouts import end_tokens, generate
 from learnback.retraining.trainers.rows import Messages
 
 SHOWN = 10
@@ -56,23 +55,21 @@ def _pick(prompts: Sequence[Messages], seed: int) -> list[Messages]:
 
 
 def _generate(model: Any, tokenizer: Any, texts: Sequence[str], limit: int) -> list[str]:
-    deadline = time.monotonic() + MAX_SECONDS
-    answers = []
-    for text in texts:
-        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
-        room = min(MAX_NEW_TOKENS, limit - ids["input_ids"].shape[1])
-        left = deadline - time.monotonic()
-        if room < 1 or left <= 0:
-            answers.append("")
-            continue
-        with torch.no_grad():
-            out = model.generate(
-                **ids,
-                do_sample=False,
-                max_new_tokens=room,
-                max_time=left,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        new = out[0, ids["input_ids"].shape[1] :]
-        answers.append(tokenizer.decode(new, skip_special_tokens=True).strip())
-    return answers
+    """Answers in one batch; none where there is no room for one."""
+    prompts = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    asked = [i for i, prompt in enumerate(prompts) if len(prompt) + MAX_NEW_TOKENS <= limit]
+    rollouts = generate(
+        model,
+        [prompts[i] for i in asked],
+        1,
+        MAX_NEW_TOKENS,
+        end_tokens(model, tokenizer),
+        tokenizer.pad_token_id,
+        temperature=0.0,
+        deadline=time.monotonic() + MAX_SECONDS,
+    )
+    said = {
+        i: tokenizer.decode(rollout.completion, skip_special_tokens=True).strip()
+        for i, rollout in zip(asked, rollouts, strict=True)
+    }
+    return [said.get(i, "") for i in range(len(texts))]

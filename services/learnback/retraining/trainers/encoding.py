@@ -60,15 +60,8 @@ class Encoder:
         """The answer begins where the tokens of prompt and whole part. Raises Skip."""
         if not answer.text.strip():
             raise Skip("empty")
-        if any(message["role"] not in ROLES for message in prompt):
-            raise Skip("unknown_role")
-        try:
-            asked = self._ids(prompt, add_generation_prompt=True)
-            whole = self._ids([*prompt, {"role": "assistant", "content": answer.text}])
-        except TemplateError as error:
-            raise Skip("refused_by_template") from error
-        if len(asked) >= self.limit:
-            raise Skip("prompt_too_long")
+        asked = self.question(prompt)
+        whole = self._ids([*prompt, {"role": "assistant", "content": answer.text}])
         if len(whole) > self.limit:
             raise Skip("too_long")
         start = _common_prefix(asked, whole)
@@ -77,10 +70,22 @@ class Encoder:
             ids = without_false_end(ids, self.tokenizer.eos_token_id)
         return Encoded(asked[:start], ids)
 
+    def question(self, prompt: Messages) -> list[int]:
+        """A prompt up to where the answer begins. Raises Skip."""
+        if any(message["role"] not in ROLES for message in prompt):
+            raise Skip("unknown_role")
+        asked = self._ids(prompt, add_generation_prompt=True)
+        if len(asked) >= self.limit:
+            raise Skip("prompt_too_long")
+        return asked
+
     def _ids(self, messages: Messages, *, add_generation_prompt: bool = False) -> list[int]:
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except TemplateError as error:
+            raise Skip("refused_by_template") from error
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -32,6 +32,8 @@ SHOWN = {
     "reward_accuracy": "accuracy",
     "reward_margin": "margin",
     "chosen_log_probability": "chosen",
+    "reward": "reward",
+    "kl": "KL",
     DISTANCE: "distance",
 }
 """Metrics on the terminal's line, by their short names there."""
@@ -119,7 +121,7 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
         self.first_step = state.global_step
         self.first_time = time.monotonic()
         if self.report.main:
-            self.events = _event_writer(self.report.directory, state.global_step)
+            self.events = event_writer(self.report.directory, state.global_step)
         self.report.update(state="training", step=state.global_step, max_steps=state.max_steps)
 
     def on_step_end(
@@ -217,7 +219,7 @@ def mean_of_last_quarter(history: Sequence[Mapping[str, float]]) -> dict[str, fl
     return {name: sum(found) / len(found) for name, found in values.items()}
 
 
-def _event_writer(directory: Path, step: int) -> Any:
+def event_writer(directory: Path, step: int) -> Any:
     """Writes what `tensorboard --logdir` shows; what a killed process drew after `step` is
     dropped.
     """

@@ -23,6 +23,7 @@ from trl import RewardConfig, RewardTrainer
 
 from learnback.core.report import Heading, Part, Text, table
 from learnback.models.linear_reward import evaluate_margins, metrics_of
+from learnback.models.reward import PROBE
 from learnback.registry.artifacts import digest_model
 from learnback.retraining.plan import JUDGED_FILE, RewardHyperparameters, RunPlan
 from learnback.retraining.trainers.base import (
@@ -40,7 +41,15 @@ from learnback.retraining.trainers.base import (
     steps_of,
 )
 from learnback.retraining.trainers.calibration import fit_temperature, reliability_plot
-from learnback.retraining.trainers.encoding import Answer, Encoded, Usable, column, padded, select
+from learnback.retraining.trainers.encoding import (
+    Answer,
+    Encoded,
+    Skip,
+    Usable,
+    column,
+    padded,
+    select,
+)
 from learnback.retraining.trainers.failures import Diverged
 from learnback.retraining.trainers.loading import load_scorer, load_tokenizer
 from learnback.retraining.trainers.losses import pair_losses
@@ -243,6 +252,7 @@ def _calibrate(
                 "temperature": temperature,
                 "center": centre,
                 "max_length": encoder.limit,
+                "probe": _probe(encoder, trained.model),
             },
             indent=2,
         ),
@@ -252,6 +262,16 @@ def _calibrate(
     }
     calibrated = [(score - centre) / temperature for score in raw]
     trained.parts = _parts(judged, calibrated, honest.tolist())
+
+
+def _probe(encoder: Encoder, model: Any) -> float | None:
+    """What the head says of a known text: whoever opens the model elsewhere compares."""
+    prompt, answer = PROBE
+    try:
+        probe = encoder.encode(list(prompt), Answer(answer, True))
+    except Skip:
+        return None
+    return score_all(model, [probe], encoder.tokenizer.pad_token_id)[0]
 
 
 def _held_out(held_out: Sequence[PairRow], encoder: Encoder) -> list[Usable]:

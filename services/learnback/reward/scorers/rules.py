@@ -6,8 +6,10 @@ The score is 0 for an answer with nothing wrong and falls by the penalty of each
 
 from __future__ import annotations
 
+import asyncio
 import re
 import zlib
+from collections.abc import Sequence
 
 from learnback.reward.scorers.base import Answer, Verdict
 
@@ -43,13 +45,19 @@ class RuleScorer:
 
     name = "rules"
     version = "1"
+    slow = False
 
-    def score(self, answer: Answer) -> Verdict:
-        """0 minus the penalties of the faults found; components hold each fault's share, 0 to 1."""
-        faults = _faults(answer)
-        words = float(len(answer.text.split()))
-        total = sum(PENALTIES[name] * found for name, found in faults.items())
-        return Verdict(-total if total else 0.0, components={"words": words, **faults})
+    async def score(self, answers: Sequence[Answer]) -> list[Verdict]:
+        """See `verdict`."""
+        return await asyncio.to_thread(lambda: [verdict(answer) for answer in answers])
+
+
+def verdict(answer: Answer) -> Verdict:
+    """0 minus the penalties of the faults found; components hold each fault's share, 0 to 1."""
+    faults = _faults(answer)
+    words = float(len(answer.text.split()))
+    total = sum(PENALTIES[name] * found for name, found in faults.items())
+    return Verdict(-total if total else 0.0, components={"words": words, **faults})
 
 
 def _faults(answer: Answer) -> dict[str, float]:

@@ -1,0 +1,95 @@
+"""`learnback reward-engine`: a real vLLM pooling engine scores as this process does."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.reward_models import make_neural
+
+from learnback.local.supervisor import free_port
+from learnback.models.pooling_reward import PoolingEngine
+from learnback.models.reward import Item, RewardModels, load
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
+
+START_S = 300.0
+STOP_S = 60.0
+WORDS = "the quick brown fox jumps over the lazy dog"
+NEAR = 1e-3
+"""In float32; random adapters are larger than trained ones, and so are their rounding errors."""
+ITEMS: list[Item] = [
+    (({"role": "user", "content": f"question {n % 4}"},), " ".join([WORDS] * (1 + n % 3)) + str(n))
+    for n in range(24)
+]
+
+
+@pytest.fixture(scope="module")
+def engine_url(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A running engine on the tiny model, with no reward model in it yet."""
+    home = tmp_path_factory.mktemp("reward-engine")
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "learnback.cli", "reward-engine", "--model", str(tiny_llama)]
+    command += ["--port", url.rsplit(":", 1)[1], "--max-model-len", "512"]
+    environment = {"LEARNBACK_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    with (home / "engine.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--max-num-seqs", "32"],
+            env={**os.environ, **environment, "VLLM_CPU_KVCACHE_SPACE": "1"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        _wait_ready(process, url, home / "engine.log")
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+
+def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.3)
+    pytest.fail(f"the engine did not start\n{log.read_text(errors='replace')[-6000:]}")
+
+
+def test_the_engine_scores_each_model_as_transformers_does_also_after_a_swap(
+    engine_url: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    folders = [make_neural(tmp_path / f"reward-{n}", tiny_llama, n) for n in range(3)]
+    expected = [[s.score for s in load(folder).score_batch(ITEMS)] for folder in folders]
+    engine = PoolingEngine(engine_url)
+    models = RewardModels(engine=engine)
+    first, second = (models.open(folder.name, folder) for folder in folders[:2])
+    for model, there in ((first, expected[0]), (second, expected[1]), (first, expected[0])):
+        assert [s.score for s in model.score_batch(ITEMS)] == pytest.approx(there, abs=NEAR)
+    assert expected[0] != pytest.approx(expected[1], abs=0.1), "they must differ to tell anything"
+    del first, model
+    gc.collect()
+    third = models.open(folders[2].name, folders[2])
+    served = {m["id"] for m in httpx.get(f"{engine_url}/v1/models", trust_env=False).json()["data"]}
+    assert folders[0].name not in served, "nobody holds it any more"
+    assert [s.score for s in third.score_batch(ITEMS)] == pytest.approx(expected[2], abs=NEAR)
+    assert [s.score for s in second.score_batch(ITEMS)] == pytest.approx(expected[1], abs=NEAR)
+    long = models.open("short-sighted", make_neural(tmp_path / "s", tiny_llama, 3, max_length=45))
+    assert long.score_batch(ITEMS[2:3])[0].score is None
+    engine.close()
