@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from learnback import __version__
+from learnback.cli_training import add_training_commands
 
 PROCESSES = {
     "inference": ("learnback.inference.serve", "Answer the OpenAI API with vLLM."),
@@ -299,92 +300,7 @@ def stream_replay(home: Path | None, as_json: bool, stream: str, letter_id: str 
     run_replay(home, as_json, stream, letter_id)
 
 
-RETRAINING_URL = click.option(
-    "--url", default=None, help="Of the retraining process (default: the one here)."
-)
-
-
-@_operator()
-@click.option("--reason", default="asked for by an operator", show_default=True)
-@click.option("--seed", type=int, default=None)
-@click.option(
-    "--method",
-    type=click.Choice(["sft", "dpo", "kto", "reward_model", "rloo", "prompt"]),
-    default=None,
-    help="Default: the one that fits what people said.",
-)
-@click.option("--dry-run", is_flag=True, help="Only show what the run would be, and why.")
-@RETRAINING_URL
-def train(home: Path | None, as_json: bool, **options: Any) -> None:
-    """Ask for a training run now; the API key is that in LEARNBACK_API_KEY."""
-    from learnback.local.training import run_train
-
-    run_train(home, as_json, **options)
-
-
-@main.group()
-def runs() -> None:
-    """Look at training runs."""
-
-
-@_operator(group=runs, name="list")
-@RETRAINING_URL
-def list_runs(home: Path | None, as_json: bool, url: str | None) -> None:
-    """List training runs, newest first, and what the next one waits for."""
-    from learnback.local.training import run_list_runs
-
-    run_list_runs(home, as_json, url)
-
-
-@_operator(group=runs, name="report")
-@click.argument("run_id")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Write HTML here.")
-@RETRAINING_URL
-def show_report(home: Path | None, as_json: bool, **options: Any) -> None:
-    """Print the report of RUN_ID: curves, what was measured, answers before and after."""
-    from learnback.local.training import run_report
-
-    run_report(home, as_json, **options)
-
-
-@main.command("reward-engine", context_settings={"ignore_unknown_options": True})
-@click.option("--model", default=None, help="Folder or hub name (default: LEARNBACK_MODEL).")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8010, show_default=True, help="TCP port.")
-@click.option("--max-rank", default=16, show_default=True, help="Highest rank of an adapter.")
-@click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM_OPTIONS]...")
-@_errors_shown
-def reward_engine(model: str | None, host: str, port: int, max_rank: int, more: Any) -> None:
-    """Serve neural reward models with vLLM; LEARNBACK_REWARD_ENGINE_URL names it to `reward`."""
-    from learnback.reward.engine import run
-
-    run(model, host, port, max_rank, more)
-
-
-@main.group()
-def rewards() -> None:
-    """Look after the scores of answers."""
-
-
-@_operator(group=rewards, name="rescore")
-@click.option("--version", default=None, help="Of the reward model (default: the one in use).")
-@click.option("--since", default=None, help="Only answers from then on (2026-11-23T12:00:00Z).")
-@click.option("--wait/--no-wait", default=True, help="Stay until all scores are recorded.")
-def rescore(
-    home: Path | None, as_json: bool, version: str | None, since: str | None, wait: bool
-) -> None:
-    """Let the reward model score recorded answers that it has not scored. Safe to repeat."""
-    from learnback.local.rewards import run_rescore
-
-    run_rescore(home, as_json, version, since, wait)
-
-
-@_operator(group=rewards, name="rescorings")
-def rescorings(home: Path | None, as_json: bool) -> None:
-    """List what was asked for, by operators and by datasets, and how far it is."""
-    from learnback.local.rewards import run_rescorings
-
-    run_rescorings(home, as_json)
+add_training_commands(main, _operator)
 
 
 @_operator()

@@ -191,6 +191,12 @@ class RlooHyperparameters(Hyperparameters):
     folder under the same path; never the one that serves people.
     """
 
+    def steps(self, rows: int) -> int:
+        """Optimiser steps of a run over ``rows`` prompts."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return max(1, math.ceil(self.epochs * rows / self.prompts_per_step))
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.kl_target is not None and self.beta == 0:

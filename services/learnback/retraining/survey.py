@@ -23,8 +23,9 @@ from learnback.retraining.datasets.votes import TRAINED
 from learnback.retraining.hyperparameters import Method
 from learnback.retraining.settings import FilterSettings
 
-MAX_PROMPTS = 20_000
-"""Prompts that a policy may be given; a run uses far fewer."""
+MAX_PROMPTS = 2_000
+"""Prompts that a policy is given at most: at eight a step that is 250 steps, and drift ends most
+runs long before."""
 
 
 @dataclass
