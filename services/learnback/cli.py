@@ -27,6 +27,9 @@ PROCESSES = {
     "operator": ("learnback.operator.app", "Show releases as Kubernetes objects."),
 }
 
+SCOPES = ["infer", "feedback", "release", "train", "admin"]
+"""As in contracts.models.Scope, which takes too long to import here; a test compares."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="learnback")
@@ -173,14 +176,15 @@ def status(home: Path | None, as_json: bool) -> None:
 
 @_operator()
 @click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS")
-def migrate(home: Path | None, as_json: bool, wait_s: float) -> None:
+@click.option("--take-streams", is_flag=True, help="Also if they belong to another ledger.")
+def migrate(home: Path | None, as_json: bool, wait_s: float, take_streams: bool) -> None:
     """Bring the ledger and the streams to this version. Safe to repeat.
 
     With --wait a database or a Redis that is away is waited for.
     """
     from learnback.local.operations import run_migrate
 
-    run_migrate(home, as_json, wait_s)
+    run_migrate(home, as_json, wait_s, take_streams)
 
 
 @main.command()
@@ -213,7 +217,7 @@ def keys() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["infer", "feedback", "admin"]),
+    type=click.Choice(SCOPES),
     default=("infer", "feedback"),
     show_default=True,
 )
@@ -240,7 +244,7 @@ def create_key(home: Path | None, as_json: bool, **options: Any) -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["infer", "feedback", "admin"]),
+    type=click.Choice(SCOPES),
     default=("infer", "feedback"),
     show_default=True,
 )
@@ -322,6 +326,15 @@ def rollback(home: Path | None, as_json: bool, to: str | None, reason: str) -> N
     from learnback.local.operations import run_rollback
 
     run_rollback(home, as_json, to, reason)
+
+
+@_operator()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def gc(home: Path | None, as_json: bool, dry_run: bool) -> None:
+    """Remove files of versions that nobody needs (LEARNBACK_RETENTION_*); history stays."""
+    from learnback.local.garbage import run_gc
+
+    run_gc(home, as_json, dry_run)
 
 
 @main.group(invoke_without_command=True)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from tests.chart.all_settings import VARIABLES
 from tests.chart.rendering import (
     NAMESPACE,
     Pod,
@@ -26,10 +27,9 @@ from learnback.core.process import DRAIN_S
 from learnback.core.settings import CommonSettings
 from learnback.feedback.settings import FeedbackSettings
 from learnback.inference.settings import InferenceSettings
-from learnback.operator.settings import OperatorSettings
 from learnback.release.policy import ReleasePolicy
 from learnback.release.settings import ReleaseSettings
-from learnback.retraining.settings import FilterSettings, MethodSettings, RetrainingSettings
+from learnback.retraining.settings import RetrainingSettings
 from learnback.reward.settings import RewardSettings
 
 SETTINGS = {
@@ -227,15 +227,10 @@ def _port(one: dict[str, Any]) -> int:
 
 
 def test_every_variable_of_ours_is_a_setting(scenario: str) -> None:
-    known = {f"LEARNBACK_{name.upper()}" for name in CommonSettings.model_fields}
-    for process, settings in {**SETTINGS, "operator": OperatorSettings}.items():
-        known |= {f"LEARNBACK_{process.upper()}_{n.upper()}" for n in settings.model_fields}
-    known |= {f"LEARNBACK_RETRAINING_{n.upper()}" for n in MethodSettings.model_fields}
-    known |= {f"LEARNBACK_RETRAINING_FILTER_{n.upper()}" for n in FilterSettings.model_fields}
     for pod in pods(render(scenario)):
         for one in pod.containers:
             names = {n.split("__")[0] for n in environment(one) if n.startswith("LEARNBACK_")}
-            assert names <= known | OTHERS, (pod.name, names - known)
+            assert names <= VARIABLES | OTHERS, (pod.name, names - VARIABLES)
             listed = [entry["name"] for entry in one.get("env", [])]
             assert len(listed) == len(set(listed)), pod.name
 

@@ -272,6 +272,14 @@ looks = Table(
 """Append-only: each look of the controller at a canary, what it measured and what it decided.
 `token` is the lease's, so that one can tell which controller looked."""
 
+identity = Table(
+    "identity",
+    metadata,
+    Column("subject", String(16), primary_key=True),
+    Column("id", ID, nullable=False),
+)
+"""One row, `ledger`: the ledger's own name, which streams remember as that of their owner."""
+
 leases = Table(
     "leases",
     metadata,

@@ -27,6 +27,8 @@ from learnback.ledger.keys import KeyRing
 from learnback.ledger.migrate import check_schema, migrate
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore, digest_model
+from learnback.registry.settings import RetentionSettings
+from learnback.release.collecting import Collector
 from learnback.release.controller import Controller
 from learnback.release.engine import Engine
 from learnback.release.policy import read_policy
@@ -62,13 +64,14 @@ def create_app(
         read_policy(settings.policy),
         common.held_out_share,
     )
+    collector = Collector(database, artifacts, controller.leadership, RetentionSettings())
     consumer = Consumer(redis, MODELS, GROUP, controller.on_trained, name=worker_name())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await migrate(database)
         await register_base(database, common.model)
-        loops = [controller.run_forever, controller.leadership.keep]
+        loops = [controller.run_forever, controller.leadership.keep, collector.run_forever]
         async with running(consumers=[consumer], loops=loops):
             yield
         await controller.leadership.give_up()

@@ -31,14 +31,14 @@ from learnback.release.schemas import (
 def router(
     database: Database, controller: Controller, keys: KeyRing, keys_required: bool
 ) -> APIRouter:
-    """Routes under `/admin/v1`; all need the scope `admin`."""
+    """Routes under `/admin/v1`; all need the scope `release`."""
     routes = APIRouter(prefix="/admin/v1", tags=["release"])
 
     async def operator(request: Request) -> Principal:
         principal = await keys.authenticate(
             request.headers.get("authorization"), required=keys_required
         )
-        require_scope(principal, Scope.ADMIN)
+        require_scope(principal, Scope.RELEASE)
         return principal
 
     @routes.get("/releases")

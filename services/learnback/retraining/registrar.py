@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from learnback.core.errors import NotFound
 from learnback.ledger import training
 from learnback.ledger.database import Database
 from learnback.ledger.runs import Run, RunState, change_run
-from learnback.registry import store
+from learnback.registry import garbage, store
 from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore
 from learnback.registry.store import ModelVersion
 from learnback.retraining import making
@@ -106,11 +106,10 @@ class Registrar:
         reward = outcome.reward
         moved = False
         if reward is not None:
-            await store.register(connection, reward.version)
+            await self._register(connection, reward)
             moved = move_reward and await _move_reward(connection, reward.version.name, run.id)
-        trained = await store.register(
-            connection, await _with_its_judge(connection, run, outcome.trained)
-        )
+        judged = await _with_its_judge(connection, run, outcome.trained)
+        trained = await self._register(connection, judged)
         settled = outcome.manifest.outcome_of()
         counts = await training.finish(connection, run.id, settled, trained.name)
         made: dict[str, Any] = {"signals": counts, **report}
@@ -127,6 +126,9 @@ class Registrar:
         log.info("run %s made %s; signals: %s", run.id, trained.name, counts)
         versions = {v.name: v for v in ([reward.version] if reward else []) + [trained]}
         return Registered(tuple(versions.values()), moved, counts)
+
+    async def _register(self, connection: AsyncConnection, made: Made) -> ModelVersion:
+        return await garbage.register(connection, self.artifacts, made.version, made.files)
 
     async def announce(self, versions: Sequence[ModelVersion]) -> None:
         """Say that versions were trained. Raises RedisError if that is not certain."""
@@ -164,13 +166,13 @@ class Registrar:
         return may_replace(new.judged, judged)
 
 
-async def _with_its_judge(connection: AsyncConnection, run: Run, made: Made) -> ModelVersion:
+async def _with_its_judge(connection: AsyncConnection, run: Run, made: Made) -> Made:
     """The version with the reward model that it was optimised against, else the one in use."""
     if made.version.kind is VersionKind.REWARD_MODEL:
-        return made.version
+        return made
     in_use = (await store.alias_state(connection, Alias.REWARD)).version
     judge = run.progress.get("optimised_against") or in_use
-    return made.version.model_copy(update={"reward_model": judge})
+    return replace(made, version=made.version.model_copy(update={"reward_model": judge}))
 
 
 async def _move_reward(connection: AsyncConnection, name: str, run_id: str) -> bool:
