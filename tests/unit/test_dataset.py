@@ -207,7 +207,7 @@ def test_what_is_saved_is_read_again(tmp_path: Path, method: Method) -> None:
     assert tuple(rows.read(tmp_path / "train.parquet", kind)) == found.train
     assert tuple(rows.read(tmp_path / "held_out.parquet", kind)) == found.held_out
     pairs, others = files.load_pairs(tmp_path)
-    assert tuple(sorted([*pairs, *others], key=lambda r: r.canonical)) == found.pairs
+    assert sorted([*pairs, *others], key=lambda r: r.canonical) == found.pairs
     manifest = files.load_manifest(tmp_path)
     assert manifest == saved
     assert manifest.outcome_of() == found.settled

@@ -62,6 +62,8 @@ class Available:
     completions: int = 0
     liked: int = 0
     disliked: int = 0
+    single: int = 0
+    """Labels of answers that somebody judged alone; the others come of comparisons."""
     prompts: int = 0
     reward: Reward | None = None
     policy_due: bool = False
@@ -71,11 +73,6 @@ class Available:
     def labels(self) -> int:
         """All labels."""
         return self.liked + self.disliked
-
-    @property
-    def single(self) -> int:
-        """Labels beyond those that the pairs make: what was said of one answer alone."""
-        return max(0, self.labels - LABELS_PER_PAIR * self.pairs)
 
     @property
     def two_sided(self) -> bool:

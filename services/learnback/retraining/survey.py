@@ -75,14 +75,17 @@ class Survey:
     def available(self, *, policy_due: bool) -> Available:
         """What the choice of a method goes by."""
         pairs = self.dataset("reward_model").train
-        labels = [r.label for r in self.dataset("kto").train if isinstance(r, LabelRow)]
+        labels = [row for row in self.dataset("kto").train if isinstance(row, LabelRow)]
+        liked = sum(row.label for row in labels)
+        alone = {one.feedback_id for one in self.examined.opinions}
         ties = sum(isinstance(r, PreferenceRow) and r.tie for r in pairs)
         return Available(
             pairs=len(pairs) - ties,
             ties=ties,
             completions=len(self.dataset("sft").train),
-            liked=sum(labels),
-            disliked=len(labels) - sum(labels),
+            liked=liked,
+            disliked=len(labels) - liked,
+            single=sum(not alone.isdisjoint(row.feedback_ids) for row in labels),
             prompts=len(self.dataset("rloo").train),
             reward=self.reward,
             policy_due=policy_due,

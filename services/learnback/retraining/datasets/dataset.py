@@ -42,8 +42,6 @@ class Dataset:
     method: Method
     train: tuple[Row, ...]
     held_out: tuple[Row, ...]
-    pairs: tuple[PreferenceRow, ...]
-    """Of both sides: the reward model is fitted to them and judged by them, whatever the method."""
     outcomes: Mapping[str, Outcome]
     fingerprint: str
     examined: Examined
@@ -52,6 +50,13 @@ class Dataset:
     def counts(self) -> dict[str, int]:
         """Signals by outcome and reason; they add up to the number looked at."""
         return dict(Counter(o.reason or o.status.value for o in self.outcomes.values()))
+
+    @property
+    def pairs(self) -> list[PreferenceRow]:
+        """Of both sides, in a fixed order: the reward model is fitted to them and judged by them,
+        whatever the method."""
+        compared, _ = pairs.build(self.examined, ties=False)
+        return sorted(compared, key=lambda row: row.canonical)
 
     @property
     def settled(self) -> dict[str, Outcome]:
@@ -66,12 +71,10 @@ def build(examined: Examined, method: Method, asked: Asked = ()) -> Dataset:
     ordered = sorted(rows, key=lambda row: row.canonical)
     said = (*examined.comparisons, *examined.opinions)
     waiting = {one.feedback_id: ANOTHER_METHOD for one in said}
-    compared, _ = pairs.build(examined, ties=False)
     return Dataset(
         method=method,
         train=tuple(row for row in ordered if row.side == "train"),
         held_out=tuple(row for row in ordered if row.side != "train"),
-        pairs=tuple(sorted(compared, key=lambda row: row.canonical)),
         outcomes=waiting | dict(examined.unusable) | dict(examined.set_aside) | outcomes,
         fingerprint=fingerprint(ordered),
         examined=examined,

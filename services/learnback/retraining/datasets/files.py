@@ -56,9 +56,14 @@ def save(dataset: Dataset, folder: Path) -> Manifest:
     """Write all files, the manifest last."""
     kind = ROWS[dataset.method]
     _write(dataset.train, dataset.held_out, kind, folder)
-    held_out = [row for row in dataset.pairs if row.side != "train"]
-    compared = [row for row in dataset.pairs if row.side == "train"]
-    _write(compared, held_out, PreferenceRow, folder / PAIRS_DIRECTORY)
+    pairs = dataset.pairs
+    held_out = [row for row in pairs if row.side != "train"]
+    _write(
+        [row for row in pairs if row.side == "train"],
+        held_out,
+        PreferenceRow,
+        folder / PAIRS_DIRECTORY,
+    )
     if dataset.method == "rloo":
         rows.write(held_out, PreferenceRow, folder / JUDGE_FILE)
     manifest = Manifest(
