@@ -262,6 +262,19 @@ def _too_long() -> dict[str, Any]:
     return {"first": {"text": "x" * 501}, "second": {"text": "y"}, "preferred": "first"}
 
 
+async def test_what_the_job_left_out_is_not_called_trained(
+    sqlite_database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUICK_SKIP", "too_long")
+    ids = await tell(sqlite_database, 40)
+    run = await step_until(make(), RunState.DONE)
+    found = await signal_rows(sqlite_database)
+    first = min(set(ids) - held_out(ids))
+    assert (found[first].status, found[first].status_reason) == ("recorded", "too_long")
+    assert found[first].trained_version is None
+    assert run.progress["signals"]["trained"] == 40 - len(held_out(ids)) - 1
+
+
 async def test_the_report_of_a_run_is_kept(sqlite_database: Database, make: MakeCycle) -> None:
     await tell(sqlite_database, 40)
     cycle = make()

@@ -5,22 +5,32 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from learnback import __version__
-from learnback.contracts.models import VersionKind
+from learnback.contracts.models import FeedbackStatus, VersionKind
 from learnback.core.clock import now
 from learnback.ledger.runs import Run
+from learnback.ledger.training import Outcome
 from learnback.models import linear_reward
 from learnback.registry import store
 from learnback.registry.artifacts import digest_folder
 from learnback.registry.store import ModelVersion
 from learnback.retraining.comparing import Judged
+from learnback.retraining.datasets import rows
+from learnback.retraining.datasets.dataset import ROWS
 from learnback.retraining.datasets.files import Manifest, load_manifest, load_pairs
 from learnback.retraining.datasets.rows import PreferenceRow
-from learnback.retraining.plan import JUDGED_FILE, MODEL_DIRECTORY, RESULT_FILE, RunResult
+from learnback.retraining.plan import (
+    JUDGED_FILE,
+    MODEL_DIRECTORY,
+    RESULT_FILE,
+    TRAIN_FILE,
+    RunResult,
+)
 from learnback.retraining.trainers import linear_reward as fitting
 
 DATASET_DIRECTORY, REWARD_DIRECTORY, REPORT_DIRECTORY = "dataset", "reward", "report"
@@ -43,10 +53,11 @@ class MadeReward(Made):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Collected:
     """All that came of a run."""
 
-    manifest: Manifest
+    outcomes: dict[str, Outcome]
+    """Of the run's signals."""
     trained: Made
     reward: MadeReward | None
     """The reward model that may come into use: the one that was trained, else one fitted to the
@@ -55,7 +66,7 @@ class Outcome:
     """Pairs to compare reward models by."""
 
 
-def collect(run: Run, base: ModelVersion, folder: Path) -> Outcome:
+def collect(run: Run, base: ModelVersion, folder: Path) -> Collected:
     """Read what the job left, fit the linear reward model, and name both by their digests."""
     manifest = load_manifest(folder / DATASET_DIRECTORY)
     result = RunResult.model_validate_json((folder / RESULT_FILE).read_bytes())
@@ -66,7 +77,26 @@ def collect(run: Run, base: ModelVersion, folder: Path) -> Outcome:
         reward: MadeReward | None = MadeReward(made.version, made.files, judged)
     else:
         reward = _fitted(run, base, manifest, pairs, held_out, folder)
-    return Outcome(manifest, made, reward, held_out)
+    outcomes = _outcomes(manifest, result, folder / DATASET_DIRECTORY / TRAIN_FILE)
+    return Collected(outcomes, made, reward, held_out)
+
+
+def _outcomes(manifest: Manifest, result: RunResult, trained_on: Path) -> dict[str, Outcome]:
+    """What became of the signals: as the dataset said, but for rows that the job left out, such as
+    those with more tokens than the model can see."""
+    found = manifest.outcome_of()
+    left_out = {i: why for i, why in result.skipped.items() if why != "duplicate"}
+    if not left_out:
+        return found
+    learned = rows.read(trained_on, ROWS[result.method])
+    firsts = Counter(row.feedback_ids[0] for row in learned if row.feedback_ids)
+    gone = [r for r in learned if r.feedback_ids and r.feedback_ids[0] in left_out]
+    gone = [row for row in gone if firsts[row.feedback_ids[0]] == 1]  # else one of them was used
+    used = {i for row in learned if row not in gone for i in row.feedback_ids}
+    for row in gone:
+        why = Outcome(FeedbackStatus.RECORDED, left_out[row.feedback_ids[0]])
+        found |= {i: why for i in row.feedback_ids if i not in used}
+    return found
 
 
 def read_margins(files: Path) -> dict[str, float]:

@@ -30,7 +30,7 @@ from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore
 from learnback.registry.store import ModelVersion
 from learnback.retraining import making
 from learnback.retraining.comparing import may_replace
-from learnback.retraining.making import Made, MadeReward, Outcome
+from learnback.retraining.making import Collected, Made, MadeReward
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +61,14 @@ class Registrar:
 
     async def register(self, run: Run, base: ModelVersion, folder: Path) -> Registered:
         """Register the versions of a run whose job is done. Idempotent."""
-        outcome = await asyncio.to_thread(making.collect, run, base, folder)
-        moves = outcome.reward is not None and await self._may_serve(outcome.reward, outcome)
-        for made in (outcome.reward, outcome.trained):
+        found = await asyncio.to_thread(making.collect, run, base, folder)
+        moves = found.reward is not None and await self._may_serve(found.reward, found)
+        for made in (found.reward, found.trained):
             if made is not None:
                 await asyncio.to_thread(self.artifacts.put, made.files, made.version.name)
         report = await asyncio.to_thread(self._keep_report, run, folder)
         async with self.database.write() as connection:
-            return await self._enter(connection, run, outcome, report, move_reward=moves)
+            return await self._enter(connection, run, found, report, move_reward=moves)
 
     def _keep_report(self, run: Run, folder: Path) -> dict[str, str]:
         """Store the run's report; where it is, for the run's row. Blocking."""
@@ -97,21 +97,20 @@ class Registrar:
         self,
         connection: AsyncConnection,
         run: Run,
-        outcome: Outcome,
+        found: Collected,
         report: dict[str, str],
         *,
         move_reward: bool,
     ) -> Registered:
         """The one transaction: versions, alias, signals and the run's end."""
-        reward = outcome.reward
+        reward = found.reward
         moved = False
         if reward is not None:
             await self._register(connection, reward)
             moved = move_reward and await _move_reward(connection, reward.version.name, run.id)
-        judged = await _with_its_judge(connection, run, outcome.trained)
+        judged = await _with_its_judge(connection, run, found.trained)
         trained = await self._register(connection, judged)
-        settled = outcome.manifest.outcome_of()
-        counts = await training.finish(connection, run.id, settled, trained.name)
+        counts = await training.finish(connection, run.id, found.outcomes, trained.name)
         made: dict[str, Any] = {"signals": counts, **report}
         if reward is not None:
             made |= {"reward_model": reward.version.name, "reward_in_use": moved}
@@ -150,7 +149,7 @@ class Registrar:
                 found.append(await store.get(connection, reward))
         return sorted(found, key=lambda v: v.created_at)
 
-    async def _may_serve(self, new: MadeReward, outcome: Outcome) -> bool:
+    async def _may_serve(self, new: MadeReward, found: Collected) -> bool:
         """Whether a reward model may come into use in place of the one that is."""
         async with self.database.read() as connection:
             name = (await store.alias_state(connection, Alias.REWARD)).version
@@ -159,7 +158,7 @@ class Registrar:
             return True
         try:
             files = await self.fetch(old.name)
-            judged = await asyncio.to_thread(making.judge, old, files, outcome.held_out)
+            judged = await asyncio.to_thread(making.judge, old, files, found.held_out)
         except (ArtifactCorrupt, ValueError) as error:
             log.error("reward model %s can't be read and is replaced: %s", old.name, error)
             return True
