@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+Decorate = Callable[[Callable[..., Any]], click.Command]
 METHODS = ("sft", "dpo", "kto", "reward_model", "rloo", "prompt")
 
 
-def add_training_commands(main: click.Group, operator: Callable[..., Any]) -> None:
+def add_training_commands(main: click.Group, operator: Callable[..., Decorate]) -> None:
     """Add them to `main`; `operator` makes a function an operator's command."""
     url = click.option(
         "--url", default=None, help="Of the retraining process (default: the one here)."
