@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from tests.learning import held_out, signal_rows, statuses, tell
-from tests.retraining_world import MakeCycle, a_wish, base, make, step_until
+from tests.retraining_world import MakeCycle, a_wish, base, make, messages, step_until
 
 from learnback.contracts.models import Alias, VersionKind
 from learnback.ledger import runs
 from learnback.ledger.database import Database
 from learnback.ledger.runs import Run, RunState
+from learnback.models import example_bank
 from learnback.registry import store
 from learnback.retraining.datasets import files, rows
 
@@ -203,6 +204,29 @@ async def test_rloo_is_paid_by_the_reward_model_in_use(
     assert reward is not None
     assert policy.reward_model == reward.name == run.progress["optimised_against"]
     assert await signal_rows(sqlite_database) == before
+
+
+async def test_a_prompt_strategy_is_a_run_without_a_job(
+    sqlite_database: Database, redis: Any, make: MakeCycle, base: store.ModelVersion
+) -> None:
+    ids = await corrections(sqlite_database, 12)
+    cycle = make(methods={"method": "prompt"}, automatic=False)
+    plan = await cycle.plan()
+    assert (plan.method, plan.refused, plan.steps) == ("prompt", None, None)
+    await asked(sqlite_database, base, "auto")
+    run = await step_until(cycle, RunState.DONE)
+    assert run.method == "prompt"
+    assert not (cycle.folder_of(run.id) / "starts").exists()
+    async with sqlite_database.read() as c:
+        version = await store.get(c, str(run.version))
+        found = await statuses(c)
+    assert (version.kind, version.parent, version.run_id) == (VersionKind.PROMPT, base.name, run.id)
+    assert version.config["strategy"] == "few_shot"
+    assert found == {"trained": 12 - len(held_out(ids)), "held_out": len(held_out(ids))}
+    assert plan.signals == found
+    assert await messages(redis) == [version.name]
+    folder = await cycle.registrar.fetch(version.name)
+    assert {e.answer for e in example_bank.load(folder).entries} == {"a better answer"}
 
 
 async def test_what_a_run_would_be_is_seen_and_changes_nothing(

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from learnback.retraining.choice import Available, Reward, Sizes, choose, refusal
+from learnback.cli_training import METHODS
+from learnback.retraining.choice import (
+    Available,
+    Chosen,
+    Reward,
+    Sizes,
+    as_chosen,
+    choose,
+    refusal,
+)
 
 GOOD = Reward("tiny-reward-1", neural=True, train_pairs=2000, judged=400, accuracy=0.8)
 PAIRS = Available(pairs=100, liked=100, disliked=100)
@@ -49,6 +58,13 @@ def test_choices(name: str, have: Available, method: str | None, reason: str) ->
     assert choice.method == method
     assert reason in choice.reason
     assert method not in choice.others
+
+
+def test_the_command_line_knows_all_methods() -> None:
+    assert set(METHODS) == set(get_args(Chosen))
+    assert as_chosen("kto") == "kto"
+    with pytest.raises(ValueError, match="no method 'magic'"):
+        as_chosen("magic")
 
 
 def test_why_not_the_others_is_said() -> None:

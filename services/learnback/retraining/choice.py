@@ -13,7 +13,7 @@ from typing import Literal, TypeGuard, get_args
 from learnback.retraining.hyperparameters import Method
 
 Chosen = Literal["sft", "dpo", "kto", "reward_model", "rloo", "prompt"]
-"""Those that train weights, and `prompt`, which makes a prompt strategy of the best answers."""
+"""Those that train weights, and `prompt`, which shows the best answers as examples."""
 FEW_PAIRS = 64
 """Below this a run is a gamble; examples in the prompt often do as well."""
 LABELS_PER_PAIR = 2

@@ -31,14 +31,14 @@ from learnback.ledger.database import Database
 from learnback.ledger.runs import ACTIVE, Run, RunState, change_run, create_run, list_runs
 from learnback.registry import store
 from learnback.registry.store import ModelVersion
-from learnback.retraining import metrics
+from learnback.retraining import metrics, prompting
 from learnback.retraining.choice import Chosen, trains_weights
 from learnback.retraining.considering import AUTOMATIC, Considering
 from learnback.retraining.launcher import JobStatus, Launcher, Vital
 from learnback.retraining.plan import ExitCode, is_final
 from learnback.retraining.planning import PlannedRun, Planner, Prospect
 from learnback.retraining.preparing import write_run
-from learnback.retraining.registrar import Registrar
+from learnback.retraining.registrar import Registered, Registrar
 from learnback.retraining.settings import FilterSettings, MethodSettings, RetrainingSettings
 from learnback.retraining.trigger import Decision
 
@@ -220,7 +220,8 @@ class Cycle:
         """Freeze the dataset, take its signals, start the job."""
         method = run.method
         if not trains_weights(method):
-            raise ValueError(f"run {run.id} has the method {method!r}")
+            await self._make_strategy(run)
+            return
         survey = await self.planner.survey(method)
         found = await asyncio.to_thread(survey.dataset, method)
         if not found.train:
@@ -247,6 +248,22 @@ class Cycle:
         self._following = _Following(run.id)
         await self.launcher.start(folder)
         metrics.progressed(run.method, None, 0)
+
+    async def _make_strategy(self, run: Run) -> None:
+        """A prompt strategy is made at once; there is no job to follow."""
+        try:
+            made = await prompting.make(self.planner, run, self.folder_of(run.id))
+        except ValueError as error:
+            await self._fail(run, str(error))
+            return
+        if made is not None:  # else scores are awaited: the next step looks again
+            self._end(await self.registrar.register_strategy(run, made))
+            await self._announce()
+
+    def _end(self, registered: Registered) -> None:
+        metrics.ended(RunState.DONE, registered.signals)
+        self.considering.forget()
+        self._unannounced = list(registered.versions)
 
     async def _follow(self, run: Run) -> None:
         status = await self.launcher.status(self.folder_of(run.id))
@@ -296,9 +313,7 @@ class Cycle:
 
     async def _register(self, run: Run) -> None:
         registered = await self.registrar.register(run, self.base, self.folder_of(run.id))
-        metrics.ended(RunState.DONE, registered.signals)
-        self.considering.forget()
-        self._unannounced = list(registered.versions)
+        self._end(registered)
         await self._announce()
 
     async def _change(self, run: Run, progress: dict[str, Any], **values: Any) -> None:

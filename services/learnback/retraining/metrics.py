@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from prometheus_client import Counter, Gauge
 
 from learnback.retraining.plan import Progress
+from learnback.retraining.run_report import CURVES
 
 WAITING = Gauge("learnback_retraining_waiting_signals", "Signals of use that no run has taken.")
 ACTIVE = Gauge("learnback_retraining_active_runs", "Runs that are under way: 0 or 1.")
@@ -18,14 +19,7 @@ MEASURED = Gauge(
     "What the active run's method watches, at its last step.",
     ["method", "metric"],
 )
-WATCHED = frozenset(
-    {
-        *("reward", "kl", "score", "length", "mismatch", "distance_from_reference"),
-        *("reward_accuracy", "reward_margin", "chosen_reward", "rejected_reward"),
-        *("answer_log_probability", "chosen_log_probability", "rejected_log_probability"),
-        *("answer_tokens", "chosen_tokens", "rejected_tokens"),
-    }
-)
+WATCHED = frozenset(name for *_, names in CURVES for name in names)
 """Metrics that are shown: whatever else a trainer reports stays in the ledger, so that labels have
 a bounded size."""
 LEFT = Gauge("learnback_retraining_run_left_seconds", "Estimated time the active run still takes.")

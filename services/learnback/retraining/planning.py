@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,14 @@ from learnback.ledger import training
 from learnback.ledger.database import Database
 from learnback.ledger.runs import Run, RunState, list_runs
 from learnback.registry.store import ModelVersion
+from learnback.retraining import strategies
 from learnback.retraining.choice import Choice, Chosen, choose, refusal, trains_weights
 from learnback.retraining.datasets.agreement import Agreement
 from learnback.retraining.datasets.split import Shares
+from learnback.retraining.datasets.votes import ANOTHER_METHOD, TRAINED
 from learnback.retraining.hyperparameters import Hyperparameters, Method
 from learnback.retraining.settings import FilterSettings, MethodSettings, RetrainingSettings
+from learnback.retraining.strategies import Built
 from learnback.retraining.survey import Survey, survey
 
 SHAPES: dict[str, Method] = {
@@ -115,7 +119,10 @@ class Planner:
         if (wrong := refusal(method, have)) is not None:
             return Prospect(choice, nothing=wrong)
         if method == "prompt":
-            return Prospect(choice, nothing="prompt strategies are made by learnback prompts")
+            built = _examples(found)
+            taken = sum(built.outcomes.get(s.id) == TRAINED for s in found.waiting)
+            nothing = "no answer is rated well enough to be an example"
+            return Prospect(choice, taken, len(built.bank.entries), nothing)
         rows = len(found.dataset(method).train)
         return Prospect(choice, found.new(method), rows, "there is nothing to train on")
 
@@ -143,7 +150,7 @@ class Planner:
             waiting=waiting,
             new_signals=prospect.new,
             rows={name: _rows(found, by) for name, by in SHAPES.items()},
-            signals=made.counts if made else {},
+            signals=made.counts if made else _counts(found) if method == "prompt" else {},
             agreement=dict(found.examined.agreement),
             filters=self.filters.model_dump(mode="json"),
             hyperparameters=settings.model_dump(mode="json") if settings else {},
@@ -151,6 +158,19 @@ class Planner:
             seconds=seconds,
             seconds_as_in=like,
         )
+
+
+def _examples(found: Survey) -> Built:
+    """What a prompt strategy would show; by what people said alone, without scores."""
+    return strategies.build(found.examined, found.signals, {})
+
+
+def _counts(found: Survey) -> dict[str, int]:
+    """What would become of all signals if a prompt strategy were made of them."""
+    examined, taken = found.examined, _examples(found).outcomes
+    told = {**examined.unusable, **examined.set_aside}
+    ends = (taken.get(s.id) or told.get(s.id) or ANOTHER_METHOD for s in found.signals)
+    return dict(Counter(end.reason or end.status.value for end in ends))
 
 
 def _rows(found: Survey, method: Method) -> dict[str, int]:

@@ -21,7 +21,7 @@ from learnback.contracts.models import Alias, VersionKind, VersionState
 from learnback.contracts.streams import MODELS
 from learnback.core.bus import publish
 from learnback.core.clock import now
-from learnback.core.errors import NotFound
+from learnback.core.errors import Conflict, NotFound
 from learnback.ledger import training
 from learnback.ledger.database import Database
 from learnback.ledger.runs import Run, RunState, change_run
@@ -31,6 +31,7 @@ from learnback.registry.store import ModelVersion
 from learnback.retraining import making
 from learnback.retraining.comparing import may_replace
 from learnback.retraining.making import Collected, Made, MadeReward
+from learnback.retraining.prompting import MadeStrategy
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,28 @@ class Registrar:
         versions = {v.name: v for v in ([reward.version] if reward else []) + [trained]}
         return Registered(tuple(versions.values()), moved, counts)
 
+    async def register_strategy(self, run: Run, made: MadeStrategy) -> Registered:
+        """Register a prompt version, and take and settle its signals at once. Raises Conflict if
+        one of them was taken back meanwhile."""
+        await asyncio.to_thread(self.artifacts.put, made.files, made.version.name)
+        async with self.database.write() as connection:
+            taken = await training.claim(connection, run.id, made.waiting)
+            if taken < len(made.waiting):
+                raise Conflict(f"run {run.id}: signals changed while it was prepared; once more")
+            version = await self._register(connection, made)
+            counts = await training.finish(connection, run.id, made.outcomes, version.name)
+            await change_run(
+                connection,
+                run.id,
+                (RunState.PREPARING,),
+                state=RunState.DONE,
+                version=version.name,
+                dataset_fingerprint=version.dataset_fingerprint,
+                progress=run.progress | {"signals": counts},
+            )
+        log.info("run %s made %s; signals: %s", run.id, version.name, counts)
+        return Registered((version,), False, counts)
+
     async def _register(self, connection: AsyncConnection, made: Made) -> ModelVersion:
         return await garbage.register(connection, self.artifacts, made.version, made.files)
 
@@ -142,9 +165,12 @@ class Registrar:
         """Versions whose message may never have gone out: trained and not yet judged, and the
         reward model that is in use."""
         async with self.database.read() as connection:
-            adapters = await store.list_versions(connection, VersionKind.ADAPTER)
+            made = [
+                *await store.list_versions(connection, VersionKind.ADAPTER),
+                *await store.list_versions(connection, VersionKind.PROMPT),
+            ]
             reward = (await store.alias_state(connection, Alias.REWARD)).version
-            found = [v for v in adapters if v.state == VersionState.REGISTERED and v.run_id]
+            found = [v for v in made if v.state == VersionState.REGISTERED and v.run_id]
             if reward is not None:
                 found.append(await store.get(connection, reward))
         return sorted(found, key=lambda v: v.created_at)
