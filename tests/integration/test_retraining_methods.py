@@ -101,6 +101,23 @@ async def test_only_signals_of_the_method_count(sqlite_database: Database, make:
     assert cycle.decision.reason == "0 of 20 new signals"
 
 
+async def test_new_words_that_cannot_be_enough_are_not_looked_at_each_time(
+    sqlite_database: Database, make: MakeCycle
+) -> None:
+    ups = await thumbs(sqlite_database, 30, "up")
+    cycle = make()
+    await cycle.step()
+    assert cycle.decision.reason == "0 of 20 new signals"
+    late = await tell(sqlite_database, 4, "late")
+    await cycle.step()
+    assert cycle.decision.reason == "0 of 20 new signals"
+    more = await tell(sqlite_database, 1, "more")
+    await cycle.step()
+    # a few answers that were disliked, and all the liked ones are of use
+    new = 35 - len(held_out(ups + late + more))
+    assert cycle.decision.reason == f"{new} new signals"
+
+
 @pytest.mark.parametrize(
     ("method", "reason"),
     [

@@ -21,13 +21,27 @@ AUTOMATIC = "auto"
 NOT_LOOKED = Choice(None, "too few signals wait")
 
 
+BRINGS_ALONG = 4
+"""A new signal may make others of use that waited for it, such as the second thumb of a pair. So it
+is worth to look again once a quarter of the signals that were missing has come."""
+
+
 @dataclass(frozen=True)
 class _Look:
-    """What the waiting signals came to: nothing else does while they stay the same."""
+    """What the waiting signals came to."""
 
     waiting: Waiting
     policy_due: bool
     prospect: Prospect
+
+    def still_says(self, waiting: Waiting, min_new: int, *, policy_due: bool) -> bool:
+        """Whether looking again can't find a reason to train: looking costs seconds where there
+        are many signals, and each one that comes in asks for it."""
+        if self.policy_due != policy_due:
+            return False
+        came = waiting.count - self.waiting.count
+        missing = min_new - self.prospect.new
+        return waiting == self.waiting or BRINGS_ALONG * came < missing
 
 
 class Considering:
@@ -78,9 +92,8 @@ class Considering:
     async def _look(self, waiting: Waiting, asked: Run | None, *, policy_due: bool) -> Prospect:
         """The next run as it would be now. Signals that no method can ever use are settled, and
         the others say what they wait for."""
-        known = self._looked
-        same = known is not None and (known.waiting, known.policy_due) == (waiting, policy_due)
-        if known is not None and same and asked is None:
+        known, least = self._looked, self.planner.settings.min_new_signals
+        if asked is None and known and known.still_says(waiting, least, policy_due=policy_due):
             return known.prospect
         wanted = _wanted(asked)
         found = await self.planner.survey(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -136,9 +137,14 @@ class Planner:
         async with self.database.read() as connection:
             waiting = await training.waiting_kinds(connection)
             done = await list_runs(connection, (RunState.DONE,))
-        prospect = self.prospect(found, wanted, policy_due=policy_due)
+        prospect = await asyncio.to_thread(self.prospect, found, wanted, policy_due=policy_due)
+        return await asyncio.to_thread(self._at_length, found, prospect, waiting, done)
+
+    def _at_length(
+        self, found: Survey, prospect: Prospect, waiting: dict[str, int], done: Sequence[Run]
+    ) -> PlannedRun:
+        """What there is to say of a prospect. Blocking."""
         method = prospect.choice.method
-        made = found.dataset(method) if trains_weights(method) else None
         settings = self.hyperparameters(method) if trains_weights(method) else None
         steps = settings.steps(prospect.rows) if settings and prospect.rows else None
         like, seconds = estimate(done, method, steps)
@@ -150,7 +156,7 @@ class Planner:
             waiting=waiting,
             new_signals=prospect.new,
             rows={name: _rows(found, by) for name, by in SHAPES.items()},
-            signals=made.counts if made else _counts(found) if method == "prompt" else {},
+            signals=_counts(found, method),
             agreement=dict(found.examined.agreement),
             filters=self.filters.model_dump(mode="json"),
             hyperparameters=settings.model_dump(mode="json") if settings else {},
@@ -165,10 +171,12 @@ def _examples(found: Survey) -> Built:
     return strategies.build(found.examined, found.signals, {})
 
 
-def _counts(found: Survey) -> dict[str, int]:
-    """What would become of all signals if a prompt strategy were made of them."""
-    examined, taken = found.examined, _examples(found).outcomes
-    told = {**examined.unusable, **examined.set_aside}
+def _counts(found: Survey, method: str | None) -> dict[str, int]:
+    """What would become of all signals, by outcome or reason."""
+    if trains_weights(method):
+        return found.dataset(method).counts
+    taken = _examples(found).outcomes if method == "prompt" else {}
+    told = {**found.examined.unusable, **found.examined.set_aside}
     ends = (taken.get(s.id) or told.get(s.id) or ANOTHER_METHOD for s in found.signals)
     return dict(Counter(end.reason or end.status.value for end in ends))
 
