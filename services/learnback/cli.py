@@ -407,6 +407,21 @@ def show_release(home: Path | None, as_json: bool, version: str) -> None:
     run_show(home, as_json, version)
 
 
+@_operator(group=releases, name="report")
+@click.argument("version")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="File to write: .html with pictures, else Markdown (default: Markdown on the screen).",
+)
+def report_release(home: Path | None, as_json: bool, version: str, out: Path | None) -> None:
+    """Show how VERSION was evaluated: win rate, guards, golden set, largest wins and losses."""
+    from learnback.local.releases import run_report
+
+    run_report(home, as_json, version, out)
+
+
 @_operator(group=releases, name="ask")
 @click.argument("version")
 @click.option("--reason", required=True, help="Kept with the version.")

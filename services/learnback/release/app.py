@@ -33,6 +33,7 @@ from learnback.release.controller import Controller
 from learnback.release.engine import Engine
 from learnback.release.policy import read_policy
 from learnback.release.routes import router
+from learnback.release.second import judging
 from learnback.release.settings import ReleaseSettings
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ def create_app(
     """The app with its collaborators; it neither opens nor closes them."""
     engine = Engine(client, settings.inference_url, settings.api_key.get_secret_value())
     artifacts = ArtifactStore(common.artifact_root)
+    policy = read_policy(settings.policy)
+    judge_key = settings.judge_api_key.get_secret_value()
     controller = Controller(
         database,
         redis,
@@ -61,8 +64,9 @@ def create_app(
         engine,
         settings,
         common.home / PROCESS,
-        read_policy(settings.policy),
+        policy,
         common.held_out_share,
+        judging(client, policy.judge, judge_key) if policy.judge else None,
     )
     collector = Collector(database, artifacts, controller.leadership, RetentionSettings())
     consumer = Consumer(redis, MODELS, GROUP, controller.on_trained, name=worker_name())
