@@ -34,6 +34,7 @@ def test_settings_of_a_process_are_set_by_the_chart_or_by_name(process: str) -> 
 
 
 FIXED = {
+    *(f"LEARNBACK_REWARD_JUDGE_{n}" for n in ("URL", "MODEL", "API_KEY", "RUBRIC")),  # judge
     "LEARNBACK_INFERENCE_ENGINE_URLS",  # inference.externalEngineUrls
     "LEARNBACK_INFERENCE_ENGINE_KEY",  # inference.externalEngineKeySecret
     "LEARNBACK_RELEASE_POLICY",  # release.policy

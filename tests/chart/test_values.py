@@ -45,7 +45,9 @@ CONTEXTS = {
     "training": ["many-gpus", "minimal", "gpu"],
     "operator": ["operator", "minimal"],
     "monitoring": ["monitoring"],
-    "networkPolicy": ["minimal", "external", "keda", "external-engine", "operator"],
+    "judge": ["judge"],
+    "neuralRewards": ["judge"],
+    "networkPolicy": ["minimal", "external", "keda", "external-engine", "operator", "judge"],
 }
 """Scenarios in which a block's values can be seen at work; else the smallest one."""
 CHANGED = {
@@ -196,6 +198,8 @@ REFUSED = {
     "release.settings.api_key=x": "release.settings.api_key is set by the chart",
     "training.jobSet.enabled=true,training.jobSet.replicas=2": "mounted on one only",
     "training.jobSet.enabled=true,training.enabled=false": "training.jobSet needs",
+    "judge.url=http://j": "set judge.model",
+    "judge.rubric=short": "set it, or remove the rest",
     "training.schedule=@daily,training.enabled=false": "training.schedule needs",
     "training.checkpoint.accessModes={ReadWriteOncePod}": "shuts out the training Job",
 }

@@ -3,7 +3,7 @@ Refuses combinations of values that can't work, and says the way out. All that i
 */}}
 {{- define "learnback.validate" -}}
 {{- $problems := list -}}
-{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" -}}
+{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" -}}
 {{- $found := include (printf "learnback.validate.%s" $check) $ | trim -}}
 {{- if $found -}}
 {{- $problems = append $problems $found -}}
@@ -123,13 +123,22 @@ Refuses combinations of values that can't work, and says the way out. All that i
 
 {{/* A setting that a value of the chart sets would be there twice. */}}
 {{- define "learnback.validate.keys" -}}
-{{- $set := dict "inference" (list "host" "port" "public_name" "spool_bytes" "drain" "engine_urls" "engine_key" "engine_args") "feedback" (list "host" "port") "reward" (list "host" "port") "retraining" (list "host" "port") "release" (list "host" "port" "inference_url" "api_key" "policy") "operator" (list "host" "port" "release_url" "api_key") -}}
+{{- $set := dict "inference" (list "host" "port" "public_name" "spool_bytes" "drain" "engine_urls" "engine_key" "engine_args") "feedback" (list "host" "port") "reward" (list "host" "port" "judge_url" "judge_model" "judge_api_key" "judge_rubric") "retraining" (list "host" "port") "release" (list "host" "port" "inference_url" "api_key" "policy") "operator" (list "host" "port" "release_url" "api_key") -}}
 {{- range $process, $names := $set -}}
 {{- range $names -}}
 {{- if hasKey (index $.Values $process).settings . }}
 - {{ $process }}.settings.{{ . }} is set by the chart from a value of its own: use that one.
 {{- end }}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "learnback.validate.judge" -}}
+{{- if and .Values.judge.url (not .Values.judge.model) }}
+- judge.url has no model: set judge.model to the judge's name there.
+{{- end }}
+{{- if and (not .Values.judge.url) (or .Values.judge.model .Values.judge.existingSecret .Values.judge.rubric) }}
+- judge has no judge.url: set it, or remove the rest.
 {{- end }}
 {{- end -}}
 
