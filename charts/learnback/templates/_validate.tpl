@@ -147,6 +147,15 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- if and $training.jobSet.enabled (gt (int $training.jobSet.replicas) 1) (not (has "ReadWriteMany" $training.checkpoint.accessModes)) }}
 - training.jobSet has several nodes, but training.checkpoint can be mounted on one only: use ReadWriteMany.
 {{- end }}
+{{- if and $training.trainJob.enabled (gt (int $training.trainJob.nodes) 1) (not (has "ReadWriteMany" $training.checkpoint.accessModes)) }}
+- training.trainJob has several nodes, but training.checkpoint can be mounted on one only: use ReadWriteMany.
+{{- end }}
+{{- if and $training.jobSet.enabled $training.trainJob.enabled }}
+- training.jobSet and training.trainJob are both on: a run is one of the two.
+{{- end }}
+{{- if and $training.trainJob.enabled (not $training.enabled) }}
+- training.trainJob needs training.enabled=true.
+{{- end }}
 {{- if and $training.jobSet.enabled (not $training.enabled) }}
 - training.jobSet needs training.enabled=true.
 {{- end }}
