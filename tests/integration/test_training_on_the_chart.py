@@ -259,7 +259,7 @@ def start_nodes(folder: Path, behaviour: str) -> list[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize(
     ("behaviour", "status"),
-    [("done", 0), ("bad_data", ExitCode.BAD_DATA), ("wait", ExitCode.INTERRUPTED)],
+    [("bad_data", ExitCode.BAD_DATA), ("wait", ExitCode.INTERRUPTED)],
 )
 async def test_the_rendered_command_of_two_nodes_is_one_run_with_the_jobs_own_end(
     tmp_path: Path, behaviour: str, status: int
