@@ -113,6 +113,20 @@ def test_two_processes_share_out_the_batches_of_one(
     assert "training" not in ranks[1].output  # one process alone speaks and writes
 
 
+@pytest.mark.parametrize("method", ROWS)
+def test_two_passes_of_half_a_batch_are_a_step_of_the_whole(
+    method: Method,
+    new_run: Callable[..., Path],
+    plain: Callable[[Method], RunResult],
+    jobs: Jobs,
+) -> None:
+    halves = small(method, batch_size=2, gradient_accumulation=2)
+    result = jobs.done(new_run(f"{method}-halves", method, halves))
+
+    assert result.steps == plain(method).steps
+    assert result.metrics["loss"] == pytest.approx(plain(method).metrics["loss"], rel=0.05)
+
+
 def test_accelerate_launches_two_processes(
     new_run: Callable[..., Path], plain: Callable[[Method], RunResult]
 ) -> None:
