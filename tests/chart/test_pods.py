@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import click
 import pytest
 import yaml
 from tests.chart.all_settings import VARIABLES
@@ -21,6 +20,7 @@ from tests.chart.rendering import (
     render_with,
     values_file,
 )
+from tests.command_line import parse
 
 from learnback.cli import main
 from learnback.core.process import DRAIN_S
@@ -173,19 +173,7 @@ def test_every_command_is_one_that_the_command_line_has(scenario: str) -> None:
     for pod in pods(render(scenario)):
         for one in pod.containers:
             if one.get("command", [""])[0] == "learnback":
-                _parse(one["command"][1:], main)
-
-
-def _parse(arguments: list[str], command: click.Command, parent: Any = None) -> None:
-    """Raises click.UsageError for a command or an option that there is not."""
-    existing = ["/dev/null" if a.startswith("/var/run/secrets/") else a for a in arguments]
-    context = command.make_context("learnback", existing, parent=parent)
-    if isinstance(command, click.Group):
-        name, inner, rest = command.resolve_command(
-            context, [*context._protected_args, *context.args]
-        )
-        assert inner is not None, name
-        _parse(rest, inner, context)
+                parse(one["command"][1:], main)
 
 
 def test_the_environment_is_what_the_settings_take(

@@ -6,6 +6,8 @@ import json
 from functools import cache
 from typing import Any
 
+import pytest
+from tests.chart.fake_api import FakeApi
 from tests.chart.rendering import (
     CHART,
     Object,
@@ -17,7 +19,7 @@ from tests.chart.rendering import (
 )
 
 SHARED_ON_PURPOSE = {"CustomResourceDefinition"}
-"""Of the whole cluster: the second release says operator.installCrd=false."""
+"""Of the whole cluster: the second release leaves it to the first."""
 
 
 @cache
@@ -80,9 +82,31 @@ def test_what_one_uses_by_name_belongs_to_it_or_to_you(scenario: str) -> None:
     assert all(name.startswith("llama") for name in made)
 
 
-def test_what_is_shared_by_all_releases_is_installed_by_one() -> None:
-    second = ("--set", "operator.installCrd=false")
-    text = helm("template", "qwen", str(CHART), "--values", str(values_file("operator")), *second)
+@pytest.mark.parametrize(
+    ("owner", "rendered_again"), [(("demo", "loop"), True), (("first", "elsewhere"), False)]
+)
+def test_the_crd_stays_with_the_release_that_brought_it(
+    owner: tuple[str, str], rendered_again: bool
+) -> None:
+    """Helm would refuse to install what belongs to another release."""
+    (crd,) = of_kind(rendered("first", "operator"), "CustomResourceDefinition")
+    name, namespace = owner
+    crd["metadata"]["annotations"] |= {
+        "meta.helm.sh/release-name": name,
+        "meta.helm.sh/release-namespace": namespace,
+    }
+    with FakeApi([], [crd]) as api:
+        text = helm(
+            *("template", "demo", str(CHART), "--namespace", "loop", "--dry-run=server"),
+            *("--disable-openapi-validation", "--kube-apiserver", api.url),
+            *("--kubeconfig", "/dev/null", "--set", "operator.enabled=true"),
+        )
+    assert bool(of_kind(objects(text), "CustomResourceDefinition")) is rendered_again
+
+
+def test_the_crd_can_be_left_to_somebody_else() -> None:
+    other = ("--set", "operator.installCrd=false")
+    text = helm("template", "qwen", str(CHART), "--values", str(values_file("operator")), *other)
     assert not of_kind(objects(text), "CustomResourceDefinition")
 
 

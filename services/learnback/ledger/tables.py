@@ -74,12 +74,14 @@ completions = Table(
     Column("duration_s", Float, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False),
     Column("erased_at", UtcDateTime),
+    Column("prompting", Json),
     Index(None, "tenant", "created_at"),
     Index(None, "tenant", "session"),
     Index(None, "version"),
     Index(None, "created_at"),
 )
-"""`prompt_key` is a digest of the canonical prompt: what "the same prompt" means."""
+"""`prompt` is the caller's own. `prompt_key` is a digest of the canonical prompt: what "the same
+prompt" means. `prompting` is what a prompt strategy put around it."""
 
 feedback = Table(
     "feedback",
@@ -279,6 +281,21 @@ identity = Table(
     Column("id", ID, nullable=False),
 )
 """One row, `ledger`: the ledger's own name, which streams remember as that of their owner."""
+
+evaluation_answers = Table(
+    "evaluation_answers",
+    metadata,
+    Column("version", NAME, primary_key=True),
+    Column("prompt_key", String(64), primary_key=True),
+    Column("prompt", Json, nullable=False),
+    Column("candidate", Text, nullable=False),
+    Column("stable", Text, nullable=False),
+    Column("candidate_reward", Float, nullable=False),
+    Column("stable_reward", Float, nullable=False),
+    Index(None, "prompt_key"),
+)
+"""Both answers to each held-out prompt of a version's last evaluation, for its report. Erasing a
+prompt's completions erases its row."""
 
 leases = Table(
     "leases",
