@@ -155,6 +155,7 @@ def arguments(
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a loss that is no number must end the run, not vanish
         "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,  # every trained weight is used in every step
         "report_to": [],
         "disable_tqdm": True,
     }
