@@ -87,6 +87,8 @@ class VersionKind(StrEnum):
 
     BASE = "base"
     ADAPTER = "adapter"
+    MODEL = "model"
+    """Full weights: no adapter, so it is served by an engine that is started with them."""
     PROMPT = "prompt"
     REWARD_MODEL = "reward_model"
 
