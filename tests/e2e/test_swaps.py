@@ -267,7 +267,7 @@ async def test_no_prefix_is_shared_between_versions(world: World, tmp_path: Path
     same = make_adapter(tmp_path / "same-weights", seed=90, scale=3)
     await world.register("tiny-prefix-1", same)
     await world.register("tiny-prefix-2", same)
-    prompt = {"strategy": "zero_shot", "system": ""}  # changes nothing, so all tokens are the same
+    prompt = {"strategy": "zero_shot", "suffix": "thanks"}  # the tokens before it are the same
     await world.register("tiny-prefix-3", None, kind=VersionKind.PROMPT, config=prompt)
     versions = [world.engine.base, "tiny-prefix-1", "tiny-prefix-2", "tiny-prefix-3"]
     assert [await hits(world, model=version) for version in versions] == [0, 0, 0, 0]
