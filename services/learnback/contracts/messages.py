@@ -70,6 +70,17 @@ class CompletionServed(Message):
     timings: Timings
     prompt_strategy: str | None = None
     """Version whose prompt strategy was applied; None: the prompt went through as it came."""
+    examples: tuple[str, ...] = ()
+    """Ids of the examples that stood before the prompt; a reader without them loses an audit trail
+    and nothing else."""
+    strategy_skipped: str | None = None
+    """Why a strategy, or a part of it, was not applied: `tools`, `no_room`, ...; None: it was, or
+    the version has none."""
+    pair: str | None = None
+    """Of a mirrored answer: the id of the answer that was shown. Of two that were shown side by
+    side: an id of the two. A reader without it can't compare them."""
+    place: int | None = None
+    """Of two answers side by side: 0 was shown first, 1 second."""
 
     @property
     def key(self) -> str:

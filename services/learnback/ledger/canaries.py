@@ -11,10 +11,9 @@ from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.models import CompletionEnd, FeedbackStatus, RaterKind, Track
+from learnback.ledger.database import chunks
 from learnback.ledger.tables import completions, feedback, rewards
 
-CHUNK = 400
-"""Ids per query: well under SQLite's limit of variables."""
 WEIGHT_DIGITS = 9
 """1 - (1 - 0.1) is not 0.1; a share of one in a billion is nobody."""
 TAKEN_BACK = (
@@ -38,6 +37,16 @@ class Served:
     failed: bool
     abandoned: bool
     first_byte_s: float | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One request that both versions answered."""
+
+    stable: Served
+    candidate: Served
+    first: bool | None = None
+    """Whether the candidate's answer stood first; None: nobody saw it."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +104,84 @@ def _served(row: Any) -> Served:
     )
 
 
+async def copies_between(
+    connection: AsyncConnection, version: str, after: datetime, until: datetime
+) -> list[Pair]:
+    """What `version` answered to copies of requests, by when the copied request came.
+
+    `after` is exclusive, `until` inclusive.
+    """
+    stable, candidate = completions.alias("stable"), completions.alias("candidate")
+    query = _pairs(stable, candidate, version, after, until).where(
+        candidate.c.track == Track.MIRRORED.value, stable.c.id == candidate.c.pair
+    )
+    return [_pair(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def compared_between(
+    connection: AsyncConnection, version: str, after: datetime, until: datetime
+) -> list[Pair]:
+    """Answers of `version` and of stable that were shown side by side, by when they were."""
+    stable, candidate = completions.alias("stable"), completions.alias("candidate")
+    query = _pairs(stable, candidate, version, after, until).where(
+        candidate.c.track == Track.COMPARED.value,
+        stable.c.pair == candidate.c.pair,
+        stable.c.id != candidate.c.id,
+    )
+    return [_pair(row) for row in (await connection.execute(query)).mappings()]
+
+
+def _pairs(stable: Any, candidate: Any, version: str, after: datetime, until: datetime) -> Any:
+    """Both answers in one row; which two belong together is left to say."""
+    return (
+        select(
+            *(c.label(f"stable_{c.name}") for c in _outcome(stable)),
+            *(c.label(f"candidate_{c.name}") for c in _outcome(candidate)),
+        )
+        .where(
+            candidate.c.version == version,
+            stable.c.tenant == candidate.c.tenant,
+            stable.c.created_at > after,
+            stable.c.created_at <= until,
+        )
+        .order_by(stable.c.created_at, stable.c.id)
+    )
+
+
+def _outcome(table: Any) -> list[Any]:
+    c = table.c
+    return [c.id, c.created_at, c.subject, c.end, c.first_byte_s, c.place]
+
+
+def _pair(row: Any) -> Pair:
+    place = row["candidate_place"]
+    first = None if place is None else place == 0
+    return Pair(_side(row, "stable"), _side(row, "candidate"), first)
+
+
+def _side(row: Any, name: str) -> Served:
+    return Served(
+        id=row[f"{name}_id"],
+        at=row[f"{name}_created_at"],
+        subject=row[f"{name}_subject"],
+        candidate=name == "candidate",
+        weight=0.0,
+        failed=row[f"{name}_end"] != CompletionEnd.COMPLETE.value,
+        abandoned=False,
+        first_byte_s=row[f"{name}_first_byte_s"],
+    )
+
+
 async def learned_rewards(
     connection: AsyncConnection, ids: Sequence[str]
 ) -> dict[str, tuple[str, float]]:
     """The newest learned reward of each completion's first choice: reward model and score."""
     found: dict[str, tuple[str, float]] = {}
-    for start in range(0, len(ids), CHUNK):
+    for part in chunks(ids):
         query = (
             select(rewards.c.completion_id, rewards.c.scorer_version, rewards.c.score)
             .where(
-                rewards.c.completion_id.in_(ids[start : start + CHUNK]),
+                rewards.c.completion_id.in_(part),
                 rewards.c.choice == 0,
                 rewards.c.scorer == "model",
                 rewards.c.score.is_not(None),
@@ -138,8 +215,7 @@ async def signals_about(connection: AsyncConnection, ids: Sequence[str]) -> list
     """What people said of completions and did not take back, in the order in which it came."""
     found: dict[str, Signal] = {}
     f = feedback.c
-    for start in range(0, len(ids), CHUNK):
-        part = ids[start : start + CHUNK]
+    for part in chunks(ids):
         query = select(
             f.id, f.completion_id, f.other_completion_id, f.kind, f.received_at, f.body
         ).where(

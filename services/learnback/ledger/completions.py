@@ -10,6 +10,7 @@ from sqlalchemy import Row, and_, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.messages import CompletionServed
+from learnback.contracts.models import Track
 from learnback.core.clock import now
 from learnback.core.errors import Unprocessable
 from learnback.ledger import evaluations
@@ -68,6 +69,20 @@ def _row(message: CompletionServed) -> dict[str, Any]:
         "duration_s": message.timings.duration_s,
         "recorded_at": now(),
         "erased_at": None,
+        "prompting": _prompting(message),
+        "pair": message.pair,
+        "place": message.place,
+    }
+
+
+def _prompting(message: CompletionServed) -> dict[str, Any] | None:
+    """What a prompt strategy did to the request; None: nothing, or the version has none."""
+    if message.prompt_strategy is None and message.strategy_skipped is None:
+        return None
+    return {
+        "strategy": message.prompt_strategy,
+        "examples": list(message.examples),
+        "skipped": message.strategy_skipped,
     }
 
 
@@ -136,10 +151,15 @@ async def page(
     after: str | None,
     limit: int,
 ) -> list[Row[Any]]:
-    """Completions that are not erased, newest first; `after` is the id of the last one seen."""
+    """Completions that people saw and that are not erased, newest first; `after` is the id of the
+    last one seen."""
     query = (
         select(completions)
-        .where(completions.c.tenant == tenant, completions.c.erased_at.is_(None))
+        .where(
+            completions.c.tenant == tenant,
+            completions.c.erased_at.is_(None),
+            completions.c.track != Track.MIRRORED.value,
+        )
         .order_by(completions.c.created_at.desc(), completions.c.id.desc())
         .limit(limit)
     )
@@ -177,6 +197,7 @@ async def erase(connection: AsyncConnection, tenant: str, completion_id: str) ->
             subject=None,
             session=None,
             metadata={},
+            prompting=None,
             erased_at=func.coalesce(completions.c.erased_at, now()),
         )
     )

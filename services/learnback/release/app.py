@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -19,12 +17,14 @@ from learnback.contracts.streams import MODELS
 from learnback.core import logging as logs
 from learnback.core.bus import Consumer
 from learnback.core.http import BodyLimits, add_error_handlers, add_health_routes
+from learnback.core.ids import worker_name
 from learnback.core.process import consumers_ready, running, serve
 from learnback.core.redis import connect
 from learnback.core.settings import CommonSettings, keys_required
 from learnback.ledger.database import Database
 from learnback.ledger.keys import KeyRing
 from learnback.ledger.migrate import check_schema, migrate
+from learnback.models.pooling_reward import models_of
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore, digest_model
 from learnback.registry.settings import RetentionSettings
@@ -56,6 +56,7 @@ def create_app(
     engine = Engine(client, settings.inference_url, settings.api_key.get_secret_value())
     artifacts = ArtifactStore(common.artifact_root)
     policy = read_policy(settings.policy)
+    models = models_of(common)
     judge_key = settings.judge_api_key.get_secret_value()
     controller = Controller(
         database,
@@ -67,6 +68,7 @@ def create_app(
         policy,
         common.held_out_share,
         judging(client, policy.judge, judge_key) if policy.judge else None,
+        models,
     )
     collector = Collector(database, artifacts, controller.leadership, RetentionSettings())
     consumer = Consumer(redis, MODELS, GROUP, controller.on_trained, name=worker_name())
@@ -79,6 +81,7 @@ def create_app(
         async with running(consumers=[consumer], loops=loops):
             yield
         await controller.leadership.give_up()
+        models.close()
 
     app = FastAPI(title="Learnback release", version=__version__, lifespan=lifespan)
     app.state.controller = controller
@@ -114,11 +117,6 @@ async def check_redis(redis: Redis) -> str | None:
     except (RedisError, OSError) as error:
         return f"Redis is away: {error}"
     return None
-
-
-def worker_name() -> str:
-    """Unique among all workers of the group."""
-    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def main() -> None:
