@@ -13,13 +13,27 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from learnback.release.policy import CanaryPolicy, GatePolicy, Measure, Metric, ReleasePolicy, Step
+from learnback.release.policy import (
+    CanaryPolicy,
+    GatePolicy,
+    GoldenPolicy,
+    JudgePolicy,
+    Measure,
+    Metric,
+    ReleasePolicy,
+    Step,
+)
 
 DOCS = Path(__file__).parent
 PAGE, SCHEMA = DOCS / "release-policy.md", DOCS / "release-policy.schema.json"
 EXAMPLE = """\
 gate:
   min_win_rate: 0.5
+golden:
+  file: golden.yaml
+judge:
+  url: https://judge.example.com
+  model: a-large-model
 canary:
   steps:
     - {traffic: 1%, at_least: PT30M, min_people: 20}
@@ -49,7 +63,7 @@ laptop. A canary under way goes on by the policy that it began with.
 ```yaml
 {EXAMPLE}```
 
-[How a canary decides](canary.md) says what the numbers mean.
+[How a candidate is evaluated](evaluation.md) and [how a canary decides](canary.md) say what the numbers mean.
 """
 
 
@@ -58,6 +72,8 @@ def page() -> str:
     parts = [
         HEAD,
         section("gate", GatePolicy),
+        section("golden", GoldenPolicy),
+        section("judge", JudgePolicy),
         section("canary", CanaryPolicy),
         section("canary.steps[]", Step),
         section("canary.metrics[]", Metric),

@@ -25,6 +25,7 @@ from learnback.contracts.models import (
     VersionKind,
     VersionState,
 )
+from learnback.contracts.streams import RELEASES
 from learnback.core.clock import now
 from learnback.ledger import completions
 from learnback.ledger.database import Database
@@ -201,7 +202,11 @@ class World:
     def controller(self, **changes: Any) -> Controller:
         """A new controller, as after a restart: nothing is left of earlier ones but the disk."""
         policy = ReleasePolicy.model_validate(
-            {"gate": changes.pop("gate", {}), "canary": changes.pop("canary", {})}
+            {
+                "gate": {"probes": 0} | changes.pop("gate", {}),
+                "canary": changes.pop("canary", {}),
+                "golden": changes.pop("golden", None),
+            }
         )
         changes = {"lease": 0} | changes  # a new controller need not wait for a dead one
         settings = ReleaseSettings(inference_url="http://engine", **changes)
@@ -231,6 +236,13 @@ class World:
         """(version, actor), newest first."""
         async with self.database.read() as c:
             return [(m.version, m.actor) for m in await store.history(c)]
+
+
+async def announced(redis: Any) -> list[tuple[str, str | None, int]]:
+    """(alias, version, revision) of what was published."""
+    entries = await redis.xrange(RELEASES.key)
+    found = [RELEASES.message.model_validate_json(fields[b"body"]) for _, fields in entries]
+    return [(m.alias.value, m.version, m.revision) for m in found]
 
 
 @asynccontextmanager

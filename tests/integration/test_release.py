@@ -1,15 +1,12 @@
-"""The controller promotes what is better, refuses what is not, and survives being killed."""
+"""The controller promotes what is better and refuses what is not."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import wait_until
-from tests.factories import a_model_trained
 from tests.release_world import (
     BASE,
     JUDGE,
@@ -20,17 +17,14 @@ from tests.release_world import (
     a_completion,
     a_world,
     always,
+    announced,
     held_out_texts,
     user,
 )
 
 from learnback.contracts.models import Alias, VersionKind, VersionState
-from learnback.contracts.streams import MODELS, RELEASES
-from learnback.core.bus import Consumer, create_groups, publish
-from learnback.core.errors import Conflict, NotFound, Unavailable, Unprocessable
 from learnback.registry import store
 from learnback.release import operations
-from learnback.release.engine import CandidateFailing
 
 GOOD, BETTER = "tiny-dpo-000000000001", "tiny-dpo-000000000002"
 
@@ -46,12 +40,6 @@ async def lite(sqlite_database: Any, redis: Any, tmp_path: Path) -> AsyncIterato
     """Where the database is not the subject."""
     async with a_world(sqlite_database, redis, tmp_path) as world:
         yield world
-
-
-async def announced(redis: Any) -> list[tuple[str, str | None, int]]:
-    entries = await redis.xrange(RELEASES.key)
-    found = [RELEASES.message.model_validate_json(fields[b"body"]) for _, fields in entries]
-    return [(m.alias.value, m.version, m.revision) for m in found]
 
 
 async def test_a_better_candidate_is_promoted(world: World) -> None:
@@ -214,8 +202,8 @@ async def test_answers_to_prompts_that_are_gone_are_forgotten(lite: World) -> No
     await lite.candidate(BETTER, always(SHORT))
     controller.settings.prompts = 30
     await controller.look()
-    assert len(controller.cache.load(BASE)) == 30
-    assert controller.cache.load(GOOD) == {}
+    assert len(controller.evaluator.cache.load(BASE)) == 30
+    assert controller.evaluator.cache.load(GOOD) == {}
 
 
 async def test_older_candidates_are_superseded(lite: World) -> None:
@@ -242,31 +230,6 @@ async def test_manual_approval_waits_for_the_operator(lite: World) -> None:
     assert (version.state, version.approved_by) == (VersionState.PROMOTED, "operator:ada")
 
 
-async def test_an_engine_that_is_down_is_no_verdict(lite: World) -> None:
-    await lite.prepare()
-    await lite.candidate(GOOD, always(SHORT))
-    lite.engine.fails = lambda version, prompt: 503 if prompt != "Hello" else None
-    with pytest.raises(Unavailable):
-        await lite.controller().look()
-    assert (await lite.version(GOOD)).state is VersionState.REGISTERED
-    lite.engine.fails = lambda version, prompt: None
-    await lite.controller().look()
-    assert (await lite.version(GOOD)).state is VersionState.PROMOTED
-
-
-async def test_a_candidate_that_can_never_be_served_is_refused(lite: World) -> None:
-    await lite.prepare()
-    await lite.candidate(GOOD, always(SHORT))
-    lite.engine.fails = lambda v, p: 503 if (v, p == "Hello") == (GOOD, False) else None
-    controller = lite.controller(attempts=2)
-    with pytest.raises(CandidateFailing):
-        await controller.look()
-    await controller.look()
-    version = await lite.version(GOOD)
-    assert version.state is VersionState.REFUSED
-    assert "could not be served" in (version.gate_report or {})["reasons"][0]
-
-
 async def test_a_prompt_that_the_engine_refuses_is_left_out(lite: World) -> None:
     await lite.prepare()
     await lite.candidate(GOOD, always(SHORT))
@@ -276,209 +239,6 @@ async def test_a_prompt_that_the_engine_refuses_is_left_out(lite: World) -> None
     evaluation = ((await lite.version(GOOD)).gate_report or {})["evaluation"]
     assert (evaluation["prompts"], evaluation["answered"]) == (37, 37)
     assert (await lite.stable()).version == GOOD
-
-
-async def test_killed_while_answers_are_generated(world: World) -> None:
-    await world.prepare()
-    await world.candidate(GOOD, always(SHORT))
-
-    def dies(version: str, prompt: str) -> int | None:
-        if world.engine.count(GOOD) > 10:
-            raise asyncio.CancelledError
-        return None
-
-    world.engine.fails = dies
-    with pytest.raises(asyncio.CancelledError):
-        await world.controller(concurrency=1).look()
-    before = world.engine.count(BASE)
-    world.engine.fails = lambda version, prompt: None
-    restarted = world.controller()
-    await restarted.look()
-    assert await world.moves() == [(GOOD, "gate"), (BASE, "test")]
-    assert world.engine.count(BASE) + world.engine.count(GOOD) <= 82  # what was answered is kept
-    assert before >= 10
-
-
-async def test_killed_between_verdict_and_promotion(world: World) -> None:
-    await world.prepare()
-    await world.candidate(GOOD, always(SHORT))
-    dying = world.controller()
-    report = await dying.evaluate(await world.version(GOOD))
-    assert await dying.record(GOOD, report)
-    assert (await world.version(GOOD)).state is VersionState.PASSED
-
-    await world.controller().look()
-    await world.controller().look()
-    assert await world.moves() == [(GOOD, "gate"), (BASE, "test")]
-    assert (await world.version(GOOD)).state is VersionState.PROMOTED
-    assert world.engine.count(GOOD) == 40
-
-
-async def test_killed_between_promotion_and_announcement(world: World) -> None:
-    await world.prepare()
-    await world.candidate(GOOD, always(SHORT))
-    dying = world.controller()
-    await dying.record(GOOD, await dying.evaluate(await world.version(GOOD)))
-    assert await dying.promote()
-    assert await announced(world.redis) == []
-
-    await world.controller().look()
-    assert await announced(world.redis) == [("stable", GOOD, 2), ("candidate", None, 2)]
-    assert await world.moves() == [(GOOD, "gate"), (BASE, "test")]
-
-
-async def test_of_two_controllers_only_one_acts(world: World) -> None:
-    await world.prepare()
-    await world.candidate(GOOD, always(SHORT))
-    one, two = world.controller(), world.controller()
-    reports = [await c.evaluate(await world.version(GOOD)) for c in (one, two)]
-    written = await asyncio.gather(one.record(GOOD, reports[0]), two.record(GOOD, reports[1]))
-    assert sorted(written) == [False, True]
-    results = await asyncio.gather(one.promote(), two.promote(), return_exceptions=True)
-    assert [r for r in results if r is True] == [True]
-    assert all(r is False or isinstance(r, Conflict) for r in results if r is not True)
-    assert await world.moves() == [(GOOD, "gate"), (BASE, "test")]
-
-
-async def test_what_was_compared_with_another_stable_is_judged_again(lite: World) -> None:
-    await lite.prepare()
-    await lite.candidate(GOOD, always(SHORT))
-    slow = lite.controller()
-    await slow.record(GOOD, await slow.evaluate(await lite.version(GOOD)))
-    await lite.candidate("tiny-dpo-rival", always(OTHER_SHORT), created_at=a_long_time_ago())
-    await operations.promote(
-        lite.database, lite.redis, "tiny-dpo-rival", "operator:ada", "by hand", force=True
-    )
-    assert await slow.promote() is False
-    assert (await lite.version(GOOD)).state is VersionState.REGISTERED
-    await slow.look()
-    report = (await lite.version(GOOD)).gate_report or {}
-    assert report["evaluation"]["stable"] == "tiny-dpo-rival"
-
-
-def a_long_time_ago() -> Any:
-    from tests.factories import AT
-
-    return AT.replace(year=2020)
-
-
-async def test_the_message_wakes_the_controller(lite: World) -> None:
-    await lite.prepare()
-    await create_groups(lite.redis)
-    controller = lite.controller(look_every="PT10M")
-    consumer = Consumer(lite.redis, MODELS, "release", controller.on_trained, name="t", block_ms=20)
-    tasks = [
-        asyncio.create_task(controller.run_forever()),
-        asyncio.create_task(consumer.run_forever()),
-    ]
-    await wait_until(lambda: announced(lite.redis), "the start announces what is stable")
-    await lite.candidate(GOOD, always(SHORT))
-    await publish(lite.redis, MODELS, [a_model_trained(GOOD)])
-
-    async def promoted() -> bool:
-        return (await lite.version(GOOD)).state is VersionState.PROMOTED
-
-    await wait_until(promoted, "the candidate was promoted")
-    progress = controller.progress[GOOD].as_data()
-    assert (progress["stage"], progress["percent"], progress["done"]) == ("done", 100.0, 80)
-    consumer.stop()
-    await tasks[1]
-    tasks[0].cancel()
-
-
-async def test_a_missed_message_is_made_up_for(lite: World) -> None:
-    await lite.prepare()
-    await lite.candidate(GOOD, always(SHORT))
-    controller = lite.controller(look_every="PT0.05S")
-    task = asyncio.create_task(controller.run_forever())
-
-    async def promoted() -> bool:
-        return (await lite.stable()).version == GOOD
-
-    await wait_until(promoted, "found without a message")
-    task.cancel()
-
-
-async def test_a_refused_version_is_promoted_by_force_only(world: World) -> None:
-    await world.prepare()
-    await world.candidate(GOOD, always(SHORT), metrics={})
-    await world.controller().look()
-    with pytest.raises(Conflict, match="distance_from_reference"):
-        await operations.promote(world.database, world.redis, GOOD, "operator:ada", "please")
-    moved = await operations.promote(
-        world.database, world.redis, GOOD, "operator:ada", "please", force=True
-    )
-    assert (moved.version, moved.revision) == (GOOD, 2)
-    latest = (await operations.history(world.database))[0]
-    assert (latest.actor, latest.reason) == ("operator:ada", "forced: please")
-
-
-async def test_promote_refuses_what_can_not_serve(lite: World) -> None:
-    await lite.prepare()
-    await lite.candidate(GOOD, always(SHORT))
-    with pytest.raises(NotFound):
-        await operations.promote(lite.database, lite.redis, "nobody", "o", "r")
-    with pytest.raises(Unprocessable):
-        await operations.promote(lite.database, lite.redis, JUDGE, "o", "r", force=True)
-    with pytest.raises(Conflict, match="not judged it yet"):
-        await operations.promote(lite.database, lite.redis, GOOD, "o", "r")
-    with pytest.raises(Conflict, match="moved meanwhile"):
-        await operations.promote(
-            lite.database, lite.redis, GOOD, "o", "r", force=True, expected_revision=7
-        )
-    again = await operations.promote(lite.database, lite.redis, BASE, "o", "r")
-    assert again.revision == 1
-
-
-async def test_rollback_goes_to_the_last_good_version(world: World) -> None:
-    await world.prepare()
-    await world.candidate(GOOD, kind=VersionKind.ADAPTER)
-    await world.candidate(BETTER, kind=VersionKind.ADAPTER)
-    for name in (GOOD, BETTER):
-        await operations.promote(world.database, world.redis, name, "o", "r", force=True)
-
-    first = await operations.rollback(world.database, world.redis, "operator:ada", "it swears")
-    assert first.version == GOOD
-    assert (await world.version(BETTER)).state is VersionState.ROLLED_BACK
-    second = await operations.rollback(world.database, world.redis, "operator:ada", "it too")
-    assert second.version == BASE
-    with pytest.raises(Conflict, match="no stable version"):
-        await operations.rollback(world.database, world.redis, "operator:ada", "and this")
-    with pytest.raises(Conflict, match="rolled back"):
-        await operations.promote(world.database, world.redis, BETTER, "o", "r")
-    assert [m.reason for m in await operations.history(world.database)][:2] == [
-        "rollback: it too",
-        "rollback: it swears",
-    ]
-    await world.controller().look()  # what was rolled back stays so
-    assert (await world.stable()).version == BASE
-
-
-async def test_rollback_to_a_named_version(lite: World) -> None:
-    await lite.prepare()
-    for name in (GOOD, BETTER):
-        await lite.candidate(name)
-        await operations.promote(lite.database, lite.redis, name, "o", "r", force=True)
-    with pytest.raises(Conflict, match="was not stable"):
-        await operations.rollback(lite.database, lite.redis, "o", "r", to="nobody")
-    moved = await operations.rollback(lite.database, lite.redis, "o", "r", to=BASE)
-    assert moved.version == BASE
-
-
-async def test_two_rollbacks_at_once_roll_back_once(world: World) -> None:
-    await world.prepare()
-    for name in (GOOD, BETTER):
-        await world.candidate(name)
-        await operations.promote(world.database, world.redis, name, "o", "r", force=True)
-    results = await asyncio.gather(
-        *(
-            operations.rollback(world.database, world.redis, who, "r", expected_revision=3)
-            for who in ("ada", "bob")
-        ),
-        return_exceptions=True,
-    )
-    assert sum(isinstance(r, Conflict) for r in results) == 1
-    assert (await world.stable()).version == GOOD
 
 
 async def test_held_out_prompts_are_real_distinct_and_the_newest(world: World) -> None:
@@ -502,3 +262,42 @@ async def test_held_out_prompts_are_real_distinct_and_the_newest(world: World) -
     assert [p.messages for p in found] == [user(text) for text in newest_first]
     assert texts[3] not in {p.messages[-1]["content"] for p in everything}
     assert len(everything) == 7
+
+
+GOLDEN = """\
+- {name: short, prompt: Say it., max_tokens: 9, check: {regex: nice}}
+- {name: any, prompt: Say more., check: {regex: "."}}
+"""
+
+
+async def test_what_the_golden_set_asks_for_must_not_be_lost(lite: World) -> None:
+    (lite.folder / "golden.yaml").write_text(GOLDEN)
+    golden = {"file": lite.folder / "golden.yaml", "repeats": 2}
+    await lite.prepare()
+    lite.engine.says[BASE] = lambda v, p: "very nice" if p == "Say it." else always(LONG)(v, p)
+    await lite.candidate(GOOD, always(OTHER_SHORT))
+    await lite.controller(golden=golden).look()
+    report = (await lite.version(GOOD)).gate_report or {}
+    assert report["verdict"] == "refused"
+    assert report["evaluation"]["golden"]["regressions"] == ["short"]
+    assert "golden_regressions" in report["reasons"][0]
+    assert "(short)" in report["reasons"][0]
+
+    await lite.candidate(BETTER, always(SHORT))
+    await lite.controller(golden=golden).look()
+    assert (await lite.stable()).version == BETTER
+    asked = [b for b in lite.engine.bodies if b["messages"][-1]["content"] == "Say it."]
+    assert {(b["temperature"], b["max_tokens"]) for b in asked} == {(0.0, 9)}
+
+
+async def test_a_prompt_strategy_is_as_far_from_the_base_as_its_parent(lite: World) -> None:
+    await lite.prepare()
+    changes: dict[str, Any] = {"kind": VersionKind.PROMPT, "metrics": {}}
+    await lite.candidate(GOOD, always(OTHER_SHORT), parent=BASE, **changes)
+    await lite.controller().look()
+    assert ((await lite.version(GOOD)).gate_report or {})["evaluation"]["distance"] == 0.0
+    await lite.candidate("far", metrics={"distance_from_reference": 5.0})
+    await lite.candidate(BETTER, always(SHORT), parent="far", **changes)
+    await lite.controller().look()
+    reasons = ((await lite.version(BETTER)).gate_report or {})["reasons"]
+    assert reasons[0].startswith("distance_from_reference is 5")

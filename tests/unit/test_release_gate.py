@@ -9,12 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learnback.release.analysis import win_rate
+from learnback.release.analysis import Contrast, more_often, win_rate
 from learnback.release.gate import Evaluation, Judge, Verdict, decide, superseded
+from learnback.release.guards import INCREASES, TESTS
+from learnback.release.measured import GoldenResult, Second
 from learnback.release.policy import GatePolicy
 from learnback.release.probes import AnswerProfile
 
 POLICY = GatePolicy()
+
+
+def golden(**changes: Any) -> GoldenResult:
+    """Of ten items, all passed."""
+    values: dict[str, Any] = {"items": 10, "repeats": 3, "stable_passed": 10}
+    values |= {"candidate_passed": 10, "regressions": [], "gains": [], "flaky": []}
+    return GoldenResult(**values | {"unmeasured": []} | changes)
 
 
 def a_profile(**changes: Any) -> AnswerProfile:
@@ -31,6 +40,7 @@ def a_profile(**changes: Any) -> AnswerProfile:
 def an_evaluation(wins: int = 50, losses: int = 10, ties: int = 4, **changes: Any) -> Evaluation:
     """One that passes."""
     values = [1.0] * wins + [0.0] * losses + [0.5] * ties
+    prompts = len(values)
     base: dict[str, Any] = {
         "candidate": "new",
         "stable": "old",
@@ -42,10 +52,29 @@ def an_evaluation(wins: int = 50, losses: int = 10, ties: int = 4, **changes: An
         "losses": losses,
         "ties": ties,
         "win_rate": win_rate(values),
+        "outcomes": values,
         "candidate_answers": a_profile(),
         "stable_answers": a_profile(),
+        "length_ratios": [1.0] * prompts,
+        "novelty_drops": [0.0] * prompts,
+        "contrasts": {guard.name: rates(0, 0, prompts) for guard in INCREASES},
     }
     return Evaluation(**base | changes)
+
+
+def rates(ours: int, theirs: int, of: int = 64) -> Contrast:
+    """So many bad answers of each side, on the same prompts as far as possible."""
+    found = more_often(
+        [i < ours for i in range(max(of, 1))], [i < theirs for i in range(max(of, 1))]
+    )
+    assert found is not None
+    return found
+
+
+def but(**contrasts: Contrast | None) -> dict[str, Any]:
+    """An evaluation's contrasts with some changed, or taken away."""
+    changed = an_evaluation().contrasts | contrasts
+    return {"contrasts": {name: c for name, c in changed.items() if c is not None}}
 
 
 def test_clear_evidence_passes() -> None:
@@ -69,14 +98,16 @@ def test_clear_evidence_passes() -> None:
         ({"distance": float("inf")}, "distance_from_reference"),
         ({"distance": 3.0}, "distance_from_reference"),
         ({"answered": 40}, "answered"),
-        ({"candidate_answers": None}, "length_ratio"),
-        ({"stable_answers": a_profile(median_words=0.0)}, "length_ratio"),
-        ({"candidate_answers": a_profile(median_words=2.0)}, "length_ratio"),
-        ({"candidate_answers": a_profile(median_words=90.0)}, "length_ratio"),
-        ({"candidate_answers": a_profile(empty_rate=0.2)}, "empty_increase"),
-        ({"candidate_answers": a_profile(refusal_rate=0.2)}, "refusal_increase"),
-        ({"candidate_answers": a_profile(degenerate_rate=0.2)}, "degenerate_increase"),
-        ({"stable_answers": None}, "empty_increase"),
+        ({"length_ratios": []}, "length_ratio"),
+        ({"length_ratios": [0.1] * 64}, "length_ratio"),
+        ({"length_ratios": [4.5] * 64}, "length_ratio"),
+        ({"novelty_drops": []}, "novelty_drop"),
+        ({"novelty_drops": [0.8] * 64}, "novelty_drop"),
+        ({"golden_asked": True}, "golden_regressions"),
+        ({"golden_asked": True, "golden": golden(regressions=["a"])}, "golden_regressions"),
+        ({"golden_asked": True, "golden": golden(unmeasured=["a: no"])}, "golden_regressions"),
+        *((but(**{g.name: rates(60, 0)}), f"{g.name}_increase") for g in INCREASES),
+        *((but(**{g.name: None}), f"{g.name}_increase") for g in INCREASES),
     ],
 )
 def test_a_failing_guard_refuses_whatever_was_won(changes: dict[str, Any], failing: str) -> None:
@@ -87,14 +118,58 @@ def test_a_failing_guard_refuses_whatever_was_won(changes: dict[str, Any], faili
 
 
 def test_brevity_is_legitimate() -> None:
-    short = an_evaluation(candidate_answers=a_profile(median_words=6.0))
+    short = an_evaluation(length_ratios=[0.3] * 64)
     assert decide(short, POLICY).verdict is Verdict.PASSED
 
 
 def test_what_stable_does_too_is_not_held_against_the_candidate() -> None:
-    both = a_profile(refusal_rate=0.5, degenerate_rate=0.4, empty_rate=0.3)
-    report = decide(an_evaluation(candidate_answers=both, stable_answers=both), POLICY)
-    assert report.verdict is Verdict.PASSED
+    both = but(**{guard.name: rates(30, 30) for guard in INCREASES})
+    assert decide(an_evaluation(**both), POLICY).verdict is Verdict.PASSED
+
+
+def test_what_may_be_luck_does_not_refuse() -> None:
+    few = decide(an_evaluation(**but(refusal=rates(8, 0))), POLICY)  # 12% more: p = 0.004
+    assert few.verdict is Verdict.PASSED
+    many = decide(an_evaluation(**but(refusal=rates(9, 0))), POLICY)
+    assert many.verdict is Verdict.REFUSED
+
+
+def test_what_is_certain_and_small_does_not_refuse() -> None:
+    rare = {"refusal": rates(50, 0, of=1000)}
+    assert decide(an_evaluation(**but(**rare)), POLICY).verdict is Verdict.PASSED
+
+
+def test_what_the_engine_does_not_offer_is_not_asked_for() -> None:
+    without = but(invalid_structured=None) | {"not_offered": ["invalid_structured"]}
+    assert decide(an_evaluation(**without), POLICY).verdict is Verdict.PASSED
+
+
+def test_an_operator_may_turn_probes_off_and_allow_regressions() -> None:
+    policy = GatePolicy(probes=0)
+    without = but(sycophancy=None, invalid_json=None, invalid_structured=None)
+    lost = {"golden_asked": True, "golden": golden(regressions=["a"]), "max_regressions": 1}
+    assert decide(an_evaluation(**without, **lost), policy).verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize(
+    ("wins", "seen", "correct", "refused"),
+    [
+        (60, 30, 85, True),  # praised by the reward, flat for a judge that people agree with
+        (60, 30, 50, False),  # the second judge is a coin: its word counts for nothing
+        (60, 55, 85, False),  # both see it
+        (36, 30, 85, False),  # nothing much was claimed
+    ],
+)
+def test_reward_without_a_second_judges_word_is_a_hack(
+    wins: int, seen: int, correct: int, refused: bool
+) -> None:
+    said = [1.0] * seen + [0.0] * (64 - seen)
+    second = Second(
+        name="judge", outcomes=said, win_rate=win_rate(said), pairs=100, correct=correct
+    )
+    report = decide(an_evaluation(wins, 64 - wins, 0, second=second), POLICY)
+    failed = {check.name for check in report.checks if check.guard and not check.passed}
+    assert failed == ({"reward_hack"} if refused else set())
 
 
 @pytest.mark.parametrize(
@@ -129,19 +204,20 @@ def test_the_report_is_json() -> None:
     st.integers(0, 80),
     st.integers(0, 80),
     st.one_of(st.none(), st.floats(0, 5)),
-    st.floats(0, 1),
-    st.floats(0, 200),
+    st.integers(0, 64),
+    st.floats(0, 20),
     st.integers(0, 100),
 )
 def test_passing_means_that_every_check_passed(
-    wins: int, losses: int, distance: float | None, empty: float, words: float, correct: int
+    wins: int, losses: int, distance: float | None, empty: int, ratio: float, correct: int
 ) -> None:
     evaluation = an_evaluation(
         wins,
         losses,
         0,
         distance=distance,
-        candidate_answers=a_profile(empty_rate=empty, median_words=words),
+        length_ratios=[ratio] * (wins + losses),
+        **but(empty=rates(empty, 0)),
         judge=Judge(version="j", held_out_pairs=100, held_out_correct=correct),
     )
     report = decide(evaluation, POLICY)
@@ -170,6 +246,28 @@ def test_equal_versions_are_rarely_promoted_by_luck() -> None:
         )
         passed += decide(evaluation, POLICY).verdict is Verdict.PASSED
     assert passed / 2000 <= 0.05
+
+
+def test_guards_rarely_stop_a_candidate_that_is_like_stable() -> None:
+    """2,000 candidates with stable's own rates, and lengths that scatter as stable's do."""
+    rng = np.random.default_rng(6)
+    stopped, base = 0, an_evaluation()
+    for _ in range(2000):
+        drawn = rng.random((len(INCREASES), 2, 64)) < rng.choice([0.05, 0.3, 0.8])
+        contrasts = {
+            guard.name: more_often(list(ours), list(theirs))
+            for guard, (ours, theirs) in zip(INCREASES, drawn, strict=True)
+        }
+        ratios = list(np.exp(rng.normal(0, 0.8, 64)))
+        evaluation = base.model_copy(update={"contrasts": contrasts, "length_ratios": ratios})
+        stopped += decide(evaluation, POLICY).verdict is Verdict.REFUSED
+    assert stopped / 2000 <= POLICY.alpha
+
+
+def test_every_guard_has_its_share_of_alpha() -> None:
+    """As many tests as the level is divided by: those with a p-value, length counted twice."""
+    tested = [c for c in decide(an_evaluation(), POLICY).checks if c.p is not None]
+    assert len(tested) + 1 + len(["reward_hack"]) == TESTS
 
 
 @pytest.mark.parametrize("pairs", [20, 60, 150])

@@ -1,9 +1,11 @@
-"""Pure statistics of the gate: win rates with bootstrap intervals, proportions with Wilson's."""
+"""Pure statistics of the gate: win rates with bootstrap intervals, proportions with Wilson's, and
+exact tests of whether a candidate does something more often than stable."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,12 @@ from pydantic import BaseModel, ConfigDict
 Array = NDArray[np.float64]
 
 CONFIDENCE = 0.95
-Z_95 = 1.959963984540054
-"""The normal quantile of a two-sided 95% interval."""
 RESAMPLES = 4000
 """Puts the Monte-Carlo error of a bound near 0.001 at 64 prompts: far below its own width."""
 
 
 class Estimate(BaseModel):
-    """A rate with its 95% interval; `n` independent observations stand behind it."""
+    """A rate with its interval, of 95% unless told; `n` independent observations are behind it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,6 +28,51 @@ class Estimate(BaseModel):
     low: float
     high: float
     n: int
+
+
+class Contrast(BaseModel):
+    """How often each side did something that it should not, on the same prompts.
+
+    `p` is the chance of so large an excess of the candidate's if both were alike (one-sided).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    n: int
+    candidate: float
+    stable: float
+    p: float
+
+    @property
+    def increase(self) -> float:
+        """The candidate's rate less stable's."""
+        return self.candidate - self.stable
+
+
+def more_often(ours: Sequence[bool], theirs: Sequence[bool]) -> Contrast | None:
+    """Whether the candidate does something more often than stable; None without prompts.
+
+    The exact test of McNemar (1947, Psychometrika 12:153-157): where just one of the two did it,
+    a fair coin decides which. What both do on the same prompt says nothing.
+    """
+    if not ours:
+        return None
+    pairs = list(zip(ours, theirs, strict=True))
+    only_ours = sum(a and not b for a, b in pairs)
+    only_theirs = sum(b and not a for a, b in pairs)
+    return Contrast(
+        n=len(pairs),
+        candidate=sum(ours) / len(pairs),
+        stable=sum(theirs) / len(pairs),
+        p=at_least(only_ours, only_ours + only_theirs),
+    )
+
+
+def at_least(heads: int, tosses: int) -> float:
+    """The chance of at least so many heads of a fair coin: the sign test, exact."""
+    if heads <= 0:
+        return 1.0
+    return sum(math.comb(tosses, k) for k in range(heads, tosses + 1)) / (1 << tosses)
 
 
 def outcome(candidate: float, stable: float, tolerance: float = 1e-9) -> float:
@@ -38,7 +83,11 @@ def outcome(candidate: float, stable: float, tolerance: float = 1e-9) -> float:
 
 
 def win_rate(
-    outcomes: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES
+    outcomes: Sequence[float],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
 ) -> Estimate | None:
     """The mean of paired outcomes (1, 0.5, 0), one per prompt; None without any.
 
@@ -52,24 +101,24 @@ def win_rate(
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, len(values), size=(resamples, len(values)))  # (resamples, n)
     means = values[drawn].mean(axis=1)  # (resamples,)
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
-    return _at_least_wilson(values, float(low), float(high))
+    return _at_least_wilson(values, float(low), float(high), confidence)
 
 
-def _at_least_wilson(values: Array, low: float, high: float) -> Estimate:
+def _at_least_wilson(values: Array, low: float, high: float, confidence: float) -> Estimate:
     """Ties carry less variance than wins and losses, so Wilson's is taken over what was decided."""
     rate = float(values.mean())
     decided = values[values != 0.5]
     if len(decided):
-        wilson = proportion(float(decided.sum()), len(decided))
+        wilson = proportion(float(decided.sum()), len(decided), confidence)
         share = len(decided) / len(values)
         low = min(low, share * wilson.low + (1 - share) / 2)
         high = max(high, share * wilson.high + (1 - share) / 2)
     return Estimate(rate=rate, low=low, high=high, n=len(values))
 
 
-def proportion(successes: float, n: int) -> Estimate:
+def proportion(successes: float, n: int, confidence: float = CONFIDENCE) -> Estimate:
     """A proportion with Wilson's score interval (Wilson 1927, JASA 22:209-212).
 
     `successes` may count ties as halves. Without observations the interval is [0, 1]. Raises
@@ -80,9 +129,10 @@ def proportion(successes: float, n: int) -> Estimate:
     if n == 0:
         return Estimate(rate=0.5, low=0.0, high=1.0, n=0)
     rate = successes / n
-    z2 = Z_95**2
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z2 = z**2
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    half = z * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     return Estimate(
         rate=rate,
         low=min(rate, max(0.0, centre - half)),

@@ -6,9 +6,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from learnback.release.engine import Answer, ToolCall
 
 
 class AnswerCache:
@@ -17,24 +19,24 @@ class AnswerCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def load(self, version: str) -> dict[str, str]:
+    def load(self, version: str) -> dict[str, Answer]:
         """The answers of a version by key; a line torn by a crash is skipped."""
         path = self._path(version)
         if not path.exists():
             return {}
-        answers: dict[str, str] = {}
+        answers: dict[str, Answer] = {}
         for line in path.read_bytes().splitlines():
             try:
                 entry = json.loads(line)
-                answers[str(entry["key"])] = str(entry["text"])
+                answers[str(entry["key"])] = _answer(entry)
             except (ValueError, KeyError, TypeError):
                 continue
         return answers
 
-    def add(self, version: str, key: str, text: str) -> None:
+    def add(self, version: str, key: str, answer: Answer) -> None:
         """Keep one answer. The first byte is a line end, so that a torn line before ends there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        line = "\n" + json.dumps({"key": key, "text": text})
+        line = "\n" + _line(key, answer)
         with self._path(version).open("ab") as file:
             file.write(line.encode())
 
@@ -49,8 +51,8 @@ class AnswerCache:
             elif not answers.keys() <= wanted:
                 self._rewrite(path, {k: v for k, v in answers.items() if k in wanted})
 
-    def _rewrite(self, path: Path, answers: dict[str, str]) -> None:
-        lines = [json.dumps({"key": key, "text": text}) for key, text in answers.items()]
+    def _rewrite(self, path: Path, answers: dict[str, Answer]) -> None:
+        lines = [_line(key, answer) for key, answer in answers.items()]
         scratch = path.with_suffix(".new")
         scratch.write_text("\n".join(lines), encoding="utf-8")
         os.replace(scratch, path)
@@ -59,7 +61,17 @@ class AnswerCache:
         return self.folder / f"{hashlib.sha256(version.encode()).hexdigest()[:24]}.jsonl"
 
 
+def _line(key: str, answer: Answer) -> str:
+    calls = [[call.name, call.arguments] for call in answer.calls]
+    return json.dumps({"key": key, "text": answer.text, "calls": calls, "cut": answer.cut})
+
+
+def _answer(entry: Mapping[str, Any]) -> Answer:
+    calls = tuple(ToolCall(str(name), str(text)) for name, text in entry.get("calls", ()))
+    return Answer(str(entry["text"]), calls=calls, cut=bool(entry.get("cut", False)))
+
+
 def answer_key(prompt_key: str, parameters: dict[str, Any]) -> str:
-    """Names a prompt with its sampling parameters."""
+    """Names a prompt with all else that is in the request."""
     text = prompt_key + json.dumps(parameters, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -23,28 +23,17 @@ from learnback.core.errors import LearnbackError, Unavailable
 from learnback.core.settings import HELD_OUT_SHARE
 from learnback.ledger import releases
 from learnback.ledger.database import Database
-from learnback.ledger.evaluation import HeldOutPrompt, held_out_prompts
 from learnback.ledger.leases import LeaseLost
 from learnback.ledger.releases import Release
 from learnback.ledger.types import storable
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
 from learnback.release import metrics, operations
-from learnback.release.answers import AnswerCache, answer_key
-from learnback.release.engine import CandidateFailing, Engine, Sampling
-from learnback.release.evaluation import Round, compare, generate
-from learnback.release.gate import (
-    Evaluation,
-    GateReport,
-    Verdict,
-    decide,
-    preconditions,
-    refused,
-    superseded,
-)
-from learnback.release.judging import facts_of, find_judge, load_judge
+from learnback.release.engine import CandidateFailing, Engine
+from learnback.release.gate import GateReport, Verdict, decide, refused, superseded
 from learnback.release.leadership import Leadership
 from learnback.release.loading import LOOK_EVERY
+from learnback.release.measuring import Evaluator
 from learnback.release.policy import ReleasePolicy
 from learnback.release.progress import Progress
 from learnback.release.queue import queue, way_of
@@ -80,9 +69,9 @@ class Controller:
         self.policy = policy
         self.leadership = Leadership(database, settings.lease)
         self.rollout = Rollout(database, self.leadership)
-        self.held_out_share = held_out_share
-        self.judges = folder / "judges"
-        self.cache = AnswerCache(folder / "answers")
+        self.evaluator = Evaluator(
+            database, artifacts, engine, settings, folder, policy, held_out_share
+        )
         self.progress: dict[str, Progress] = {}
         self._attempts: dict[str, int] = {}
         self._announced: dict[Alias, int] = {}
@@ -243,7 +232,8 @@ class Controller:
             stable = await store.alias_state(connection, Alias.STABLE)
         if stable.version is None:
             raise Unavailable("Nothing is served yet, so there is nothing to compare with.")
-        evaluation = await self._measure(candidate, stable.version)
+        progress = self.progress[candidate.name] = Progress(candidate.name)
+        evaluation = await self.evaluator.measure(candidate, stable.version, progress)
         seconds = time.monotonic() - started
         evaluation = evaluation.model_copy(update={"seconds": round(seconds, 3)})
         report = decide(evaluation, self.policy.gate)
@@ -251,54 +241,8 @@ class Controller:
         if evaluation.win_rate is not None:
             for bound in ("rate", "low", "high"):
                 metrics.WIN_RATE.labels(bound).set(getattr(evaluation.win_rate, bound))
-        self.progress[candidate.name].begin("done")
+        progress.begin("done")
         return report.model_copy(update={"stable_revision": stable.revision})
-
-    async def _measure(self, candidate: store.ModelVersion, stable: str) -> Evaluation:
-        progress = self.progress[candidate.name] = Progress(candidate.name)
-        judging = await find_judge(self.database)
-        base = Evaluation(
-            candidate=candidate.name,
-            stable=stable,
-            judge=facts_of(judging) if judging else None,
-            distance=candidate.metrics.get("distance_from_reference"),
-        )
-        failed = [c.name for c in preconditions(base, self.policy.gate) if not c.passed]
-        if failed or judging is None:
-            return base.model_copy(
-                update={"note": f"no answers were generated, since {', '.join(failed)} failed"}
-            )
-        prompts = await self._prompts()
-        least = self.policy.gate.min_prompts
-        if len(prompts) < least:
-            return base.model_copy(
-                update={"note": f"there are {len(prompts)} held-out prompts, {least} are needed"}
-            )
-        judge = await load_judge(judging, self.artifacts, self.judges)
-        work = self._round(progress)
-        self._forget_answers(candidate.name, stable, prompts, work.sampling)
-        sides = await generate(candidate.name, stable, prompts, work)
-        progress.begin("scoring")
-        return await asyncio.to_thread(compare, base, sides, prompts, judge.model, 0)
-
-    async def _prompts(self) -> list[HeldOutPrompt]:
-        async with self.database.read() as connection:
-            return await held_out_prompts(connection, self.settings.prompts, self.held_out_share)
-
-    def _round(self, progress: Progress) -> Round:
-        return Round(
-            engine=self.engine,
-            cache=self.cache,
-            sampling=Sampling(self.settings.temperature, self.settings.max_tokens),
-            concurrency=self.settings.concurrency,
-            progress=progress,
-        )
-
-    def _forget_answers(
-        self, candidate: str, stable: str, prompts: Sequence[HeldOutPrompt], sampling: Sampling
-    ) -> None:
-        keys = [answer_key(p.key, sampling.as_parameters()) for p in prompts]
-        self.cache.keep_only([candidate, stable], keys)
 
     async def _wait(self) -> None:
         pause = self.settings.look_every

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -38,12 +38,42 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A tool that the model wants called; `arguments` is JSON as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Answer:
-    """A text, or the reason why there is none; `refused`: asking again would not help."""
+    """A text, or the reason why there is none; `refused`: asking again would not help.
+
+    `cut`: the token limit ended it.
+    """
 
     text: str | None
     error: str | None = None
     refused: bool = False
+    calls: tuple[ToolCall, ...] = ()
+    cut: bool = False
+
+
+class Answering(Protocol):
+    """Whoever can answer as an exact version: an engine behind HTTP, or one in this process."""
+
+    async def answer(
+        self,
+        version: str,
+        messages: Sequence[dict[str, Any]],
+        sampling: Sampling,
+        seed: int,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """One answer; never raises. `extra`: other fields of the request, such as `tools`."""
+
+    async def wait_served(self, version: str) -> str | None:
+        """Wait until a version answers; the reason if it does not."""
 
 
 class Engine:
@@ -56,10 +86,16 @@ class Engine:
         self.pause_s = FIRST_PAUSE_S
 
     async def answer(
-        self, version: str, messages: Sequence[dict[str, Any]], sampling: Sampling, seed: int
+        self,
+        version: str,
+        messages: Sequence[dict[str, Any]],
+        sampling: Sampling,
+        seed: int,
+        extra: Mapping[str, Any] | None = None,
     ) -> Answer:
         """One answer of exactly this version; tried again where that may help, never raises."""
         body = {
+            **(extra or {}),
             "model": version,
             "messages": list(messages),
             "seed": seed,
@@ -98,10 +134,19 @@ class Engine:
             refused = response.status_code not in TRANSIENT
             return Answer(None, f"{response.status_code}: {shown}", refused)
         try:
-            content = response.json()["choices"][0]["message"]["content"]
+            return _read(response.json()["choices"][0])
         except (ValueError, LookupError, TypeError) as error:
             return Answer(None, f"unreadable answer: {error}")
-        return Answer(content or "")
+
+
+def _read(choice: Mapping[str, Any]) -> Answer:
+    message = choice["message"]
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    return Answer(
+        message.get("content") or "",
+        calls=tuple(ToolCall(str(c["name"]), str(c["arguments"])) for c in calls),
+        cut=choice.get("finish_reason") == "length",
+    )
 
 
 def seed_of(prompt_key: str) -> int:

@@ -1,67 +1,54 @@
-"""Stable and candidate answer the same held-out prompts, and the reward model compares."""
+"""Stable and candidate answer the same questions, and the reward model compares."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from learnback.core.errors import Unavailable
 from learnback.ledger.evaluation import HeldOutPrompt
-from learnback.models.linear_reward import LinearRewardModel
+from learnback.models.text_features import words_of
 from learnback.release import metrics
-from learnback.release.analysis import outcome, win_rate
-from learnback.release.answers import AnswerCache, answer_key
-from learnback.release.engine import Answer, CandidateFailing, Engine, Sampling, seed_of
-from learnback.release.gate import Evaluation
-from learnback.release.probes import profile
+from learnback.release.analysis import Contrast, more_often, outcome, win_rate
+from learnback.release.answers import AnswerCache
+from learnback.release.engine import Answering, CandidateFailing, seed_of
+from learnback.release.judging import Scoring
+from learnback.release.measured import Evaluation
+from learnback.release.probes import INDICATORS, novelty, profile
 from learnback.release.progress import Progress
+from learnback.release.questions import Question, Side
 
 MAX_FAILED = 0.2
 """Share of stable's answers that may fail; above it the engine is ill, and nobody is judged."""
-
-
-@dataclass
-class Side:
-    """One version's answers by prompt key."""
-
-    version: str
-    label: str
-    answers: dict[str, Answer] = field(default_factory=dict)
-
-    def texts(self, prompts: Sequence[HeldOutPrompt]) -> dict[str, str]:
-        """What was answered."""
-        found = {p.key: self.answers[p.key].text for p in prompts if p.key in self.answers}
-        return {key: text for key, text in found.items() if text is not None}
 
 
 @dataclass(frozen=True)
 class Round:
     """What an evaluation works with."""
 
-    engine: Engine
+    engine: Answering
     cache: AnswerCache
-    sampling: Sampling
     concurrency: int
     progress: Progress
 
 
 async def generate(
-    candidate: str, stable: str, prompts: Sequence[HeldOutPrompt], work: Round
+    candidate: str, stable: str, questions: Sequence[Question], work: Round
 ) -> tuple[Side, Side]:
     """All answers of both, interleaved, so that load and time of day hit both the same.
 
     Raises Unavailable if the engine fails on stable, CandidateFailing if only on the candidate.
     """
     ours, theirs = Side(candidate, "candidate"), Side(stable, "stable")
-    work.progress.begin("loading", total=2 * len(prompts))
+    work.progress.begin("loading", total=2 * len(questions))
     for side in (theirs, ours):
-        _take_cached(side, prompts, work)
-    await _wait_served(ours, theirs, prompts, work)
+        _take_cached(side, questions, work)
+    await _wait_served(ours, theirs, questions, work)
     work.progress.begin("generating")
-    jobs = _interleaved(prompts, theirs, ours)
+    jobs = _interleaved(questions, theirs, ours)
     await asyncio.gather(*(_work_off(jobs, work) for _ in range(work.concurrency)))
-    _check_health(ours, theirs, prompts)
+    _check_health(ours, theirs, questions)
     return ours, theirs
 
 
@@ -69,16 +56,19 @@ def compare(
     base: Evaluation,
     sides: tuple[Side, Side],
     prompts: Sequence[HeldOutPrompt],
-    judge: LinearRewardModel,
+    judge: Scoring,
     seed: int,
 ) -> Evaluation:
     """Score both sides' answers and count; `base` says who is compared. Pure."""
-    ours, theirs = (side.texts(prompts) for side in sides)
+    keys = [p.key for p in prompts]
+    ours, theirs = (side.texts(keys) for side in sides)
     both = [p for p in prompts if p.key in theirs and p.key in ours]
-    outcomes = [
-        outcome(judge.score(p.messages, ours[p.key]), judge.score(p.messages, theirs[p.key]))
-        for p in both
+    shared = [p.key for p in both]
+    rewards = [
+        judge.score_many([(p.messages, texts[p.key]) for p in both]) for texts in (ours, theirs)
     ]
+    outcomes = [outcome(a, b) for a, b in zip(*rewards, strict=True)]
+    mine, other = [ours[key] for key in shared], [theirs[key] for key in shared]
     return base.model_copy(
         update={
             "prompts": len(theirs),
@@ -86,62 +76,96 @@ def compare(
             "wins": outcomes.count(1.0),
             "ties": outcomes.count(0.5),
             "losses": outcomes.count(0.0),
+            "outcomes": outcomes,
+            "rewards": [[round(r, 4) for r in side] for side in rewards],
+            "keys": shared,
             "win_rate": win_rate(outcomes, seed=seed),
-            "candidate_answers": profile([ours[p.key] for p in both]),
-            "stable_answers": profile([theirs[p.key] for p in both]),
+            "candidate_answers": profile(mine),
+            "stable_answers": profile(other),
+            "length_ratios": _length_ratios(mine, other),
+            "novelty_drops": _novelty_drops(mine, other),
+            "contrasts": base.contrasts | _contrasts(sides, shared),
         }
     )
 
 
-def _take_cached(side: Side, prompts: Sequence[HeldOutPrompt], work: Round) -> None:
+def _contrasts(sides: tuple[Side, Side], keys: Sequence[str]) -> dict[str, Contrast]:
+    """What answers should not be, by the name of its guard."""
+    ours, theirs = ([side.answers[key] for key in keys] for side in sides)
+    found = {
+        name: more_often(
+            [is_so(answer.text or "") for answer in ours],
+            [is_so(answer.text or "") for answer in theirs],
+        )
+        for name, is_so in INDICATORS.items()
+    }
+    found["cut"] = more_often([a.cut for a in ours], [a.cut for a in theirs])
+    return {name: contrast for name, contrast in found.items() if contrast is not None}
+
+
+def _length_ratios(ours: Sequence[str], theirs: Sequence[str]) -> list[float]:
+    """The candidate's words per stable's, by prompt; no words count as one."""
+    return [
+        round(max(len(words_of(a)), 1) / max(len(words_of(b)), 1), 4)
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+
+
+def _novelty_drops(ours: Sequence[str], theirs: Sequence[str]) -> list[float]:
+    """How much less of an answer is its own, by prompt."""
+    return [round(b - a, 4) for a, b in zip(novelty(ours), novelty(theirs), strict=True)]
+
+
+def _take_cached(side: Side, questions: Sequence[Question], work: Round) -> None:
     cached = work.cache.load(side.version)
-    for prompt in prompts:
-        text = cached.get(answer_key(prompt.key, work.sampling.as_parameters()))
-        if text is not None:
-            side.answers[prompt.key] = Answer(text)
+    for question in questions:
+        answer = cached.get(question.cache_key)
+        if answer is not None:
+            side.answers[question.key] = answer
             metrics.ANSWERS.labels(side.label, "cached").inc()
             work.progress.step(generated=False)
 
 
 async def _wait_served(
-    ours: Side, theirs: Side, prompts: Sequence[HeldOutPrompt], work: Round
+    ours: Side, theirs: Side, questions: Sequence[Question], work: Round
 ) -> None:
     """Stable first: if that fails too, it is not the candidate's fault."""
     for side, error in ((theirs, Unavailable), (ours, CandidateFailing)):
-        if len(side.answers) < len(prompts):
+        if len(side.answers) < len(questions):
             reason = await work.engine.wait_served(side.version)
             if reason:
                 raise error(f"Inference does not answer with {side.version}: {reason}")
 
 
-def _interleaved(
-    prompts: Sequence[HeldOutPrompt], *sides: Side
-) -> Iterator[tuple[HeldOutPrompt, Side]]:
-    for prompt in prompts:
+def _interleaved(questions: Sequence[Question], *sides: Side) -> Iterator[tuple[Question, Side]]:
+    for question in questions:
         for side in sides:
-            if prompt.key not in side.answers:
-                yield prompt, side
+            if question.key not in side.answers:
+                yield question, side
 
 
-async def _work_off(jobs: Iterator[tuple[HeldOutPrompt, Side]], work: Round) -> None:
-    for prompt, side in jobs:
+async def _work_off(jobs: Iterator[tuple[Question, Side]], work: Round) -> None:
+    for question, side in jobs:
         answer = await work.engine.answer(
-            side.version, prompt.messages, work.sampling, seed_of(prompt.key)
+            side.version,
+            question.messages,
+            question.sampling,
+            seed_of(question.key),
+            question.extra,
         )
-        side.answers[prompt.key] = answer
+        side.answers[question.key] = answer
         failed = answer.text is None
-        if answer.text is not None:
-            key = answer_key(prompt.key, work.sampling.as_parameters())
-            work.cache.add(side.version, key, answer.text)
+        if not failed:
+            work.cache.add(side.version, question.cache_key, answer)
         metrics.ANSWERS.labels(side.label, "failed" if failed else "generated").inc()
         work.progress.step(generated=True, failed=failed)
 
 
-def _check_health(ours: Side, theirs: Side, prompts: Sequence[HeldOutPrompt]) -> None:
+def _check_health(ours: Side, theirs: Side, questions: Sequence[Question]) -> None:
     """A prompt that is refused (too long, say) is left out; an engine that fails is no verdict."""
     for side, error in ((theirs, Unavailable), (ours, CandidateFailing)):
         broken = [a.error for a in side.answers.values() if a.text is None and not a.refused]
-        if len(broken) > MAX_FAILED * len(prompts):
+        if len(broken) > MAX_FAILED * len(questions):
             raise error(
-                f"{len(broken)} of {len(prompts)} answers of {side.version} failed: {broken[0]}"
+                f"{len(broken)} of {len(questions)} answers of {side.version} failed: {broken[0]}"
             )

@@ -6,90 +6,21 @@ that could not be measured fails: what nobody looked at is not safe.
 
 from __future__ import annotations
 
-import math
-from enum import StrEnum
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict
-
-from learnback.release.analysis import Estimate, proportion
+from learnback.release.guards import answer_guards, distance_check, golden_check, judge_check
+from learnback.release.measured import Check, Evaluation, GateReport, Judge, Verdict
 from learnback.release.policy import GatePolicy
-from learnback.release.probes import AnswerProfile
 
-
-class Verdict(StrEnum):
-    """What the gate says; only `passed` may be promoted without force."""
-
-    PASSED = "passed"
-    REFUSED = "refused"
-    INCONCLUSIVE = "inconclusive"
-    """No guard failed, but the evidence does not suffice either way."""
-
-
-class Judge(BaseModel):
-    """The reward model that scored, and how it did on preferences that it was not fitted to."""
-
-    model_config = ConfigDict(frozen=True)
-
-    version: str
-    held_out_pairs: int | None = None
-    held_out_correct: float | None = None
-    """Ties count as halves."""
-
-
-class Evaluation(BaseModel):
-    """All that was measured of a candidate against the stable version; None: it was not."""
-
-    model_config = ConfigDict(frozen=True)
-
-    candidate: str
-    stable: str
-    judge: Judge | None = None
-    distance: float | None = None
-    prompts: int = 0
-    """Held-out prompts that stable answered."""
-    answered: int = 0
-    """Of those, how many the candidate answered."""
-    wins: int = 0
-    ties: int = 0
-    losses: int = 0
-    win_rate: Estimate | None = None
-    candidate_answers: AnswerProfile | None = None
-    stable_answers: AnswerProfile | None = None
-    note: str | None = None
-    """Why something was not measured."""
-    seconds: float = 0.0
-
-
-class Check(BaseModel):
-    """One threshold: what was measured, what is asked for, and why it is asked for."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    value: float | None
-    threshold: str
-    passed: bool
-    why: str
-    guard: bool = True
-    """False: it decides between passed and inconclusive, and refuses nothing."""
-
-
-class GateReport(BaseModel):
-    """The gate's decision with everything that it rests on."""
-
-    model_config = ConfigDict(frozen=True)
-
-    verdict: Verdict
-    reasons: list[str]
-    checks: list[Check]
-    evaluation: Evaluation | None = None
-    stable_revision: int | None = None
-    """The alias's revision that the candidate was compared with."""
-
-    def as_json(self) -> dict[str, Any]:
-        """For the ledger."""
-        return self.model_dump(mode="json")
+__all__ = [
+    "Check",
+    "Evaluation",
+    "GateReport",
+    "Judge",
+    "Verdict",
+    "decide",
+    "preconditions",
+    "refused",
+    "superseded",
+]
 
 
 def decide(evaluation: Evaluation, policy: GatePolicy) -> GateReport:
@@ -99,7 +30,9 @@ def decide(evaluation: Evaluation, policy: GatePolicy) -> GateReport:
     """
     checks = preconditions(evaluation, policy)
     if evaluation.prompts:
-        checks += _answer_guards(evaluation, policy)
+        checks += answer_guards(evaluation, policy)
+        if evaluation.golden_asked:
+            checks.append(golden_check(evaluation.golden, evaluation.max_regressions))
     proven = _proofs(evaluation, policy)
     failed = [check for check in checks if not check.passed]
     worse = evaluation.win_rate is not None and evaluation.win_rate.high < policy.min_win_rate
@@ -114,7 +47,7 @@ def decide(evaluation: Evaluation, policy: GatePolicy) -> GateReport:
 
 def preconditions(evaluation: Evaluation, policy: GatePolicy) -> list[Check]:
     """The guards that need no answers: where one fails, nothing needs to be generated."""
-    return [_judge_check(evaluation.judge, policy), _distance_check(evaluation.distance, policy)]
+    return [judge_check(evaluation.judge, policy), distance_check(evaluation, policy)]
 
 
 def superseded(by: str) -> GateReport:
@@ -141,88 +74,6 @@ def _report(
 def _reason(check: Check) -> str:
     value = "not measured" if check.value is None else f"{check.value:.3g}"
     return f"{check.name} is {value}, asked for is {check.threshold}: {check.why}"
-
-
-def _judge_check(judge: Judge | None, policy: GatePolicy) -> Check:
-    known = judge is not None and judge.held_out_pairs and judge.held_out_correct is not None
-    value, seen = None, "there is no reward model with held-out preferences"
-    if judge is not None and known:
-        accuracy = proportion(judge.held_out_correct or 0.0, judge.held_out_pairs or 0)
-        value = accuracy.low
-        seen = f"{accuracy.rate:.0%} right of {accuracy.n} held-out preferences"
-    return Check(
-        name="judge_accuracy_low",
-        value=value,
-        threshold=f"> {policy.min_judge_accuracy:g}",
-        passed=value is not None and value > policy.min_judge_accuracy,
-        why=f"a judge that can't tell good from bad proves nothing ({seen})",
-    )
-
-
-def _distance_check(distance: float | None, policy: GatePolicy) -> Check:
-    measured = distance if distance is not None and math.isfinite(distance) else None
-    return Check(
-        name="distance_from_reference",
-        value=measured,
-        threshold=f"<= {policy.max_distance:g} nats per token",
-        passed=measured is not None and measured <= policy.max_distance,
-        why="text falls apart far from the base model, whatever the reward says",
-    )
-
-
-def _answer_guards(evaluation: Evaluation, policy: GatePolicy) -> list[Check]:
-    ours, theirs = evaluation.candidate_answers, evaluation.stable_answers
-    limits = [
-        ("empty", policy.max_empty_increase, "an empty answer is never an improvement"),
-        ("refusal", policy.max_refusal_increase, "who declines is never wrong, and of no use"),
-        ("degenerate", policy.max_degenerate_increase, "text that runs in circles helps nobody"),
-    ]
-    return [
-        _answered_check(evaluation, policy),
-        _length_check(ours, theirs, policy),
-        *(_increase_check(name, ours, theirs, limit, why) for name, limit, why in limits),
-    ]
-
-
-def _answered_check(evaluation: Evaluation, policy: GatePolicy) -> Check:
-    value = evaluation.answered / evaluation.prompts if evaluation.prompts else None
-    return Check(
-        name="answered",
-        value=value,
-        threshold=f">= {policy.min_answered:g}",
-        passed=value is not None and value >= policy.min_answered,
-        why="the candidate must answer where stable does",
-    )
-
-
-def _length_check(
-    ours: AnswerProfile | None, theirs: AnswerProfile | None, policy: GatePolicy
-) -> Check:
-    value = None
-    if ours and theirs and ours.median_words is not None and theirs.median_words:
-        value = ours.median_words / theirs.median_words
-    return Check(
-        name="length_ratio",
-        value=value,
-        threshold=f"in [{policy.min_length_ratio:g}, {policy.max_length_ratio:g}]",
-        passed=value is not None and policy.min_length_ratio <= value <= policy.max_length_ratio,
-        why="a reward that is earned by length alone is a hack",
-    )
-
-
-def _increase_check(
-    name: str, ours: AnswerProfile | None, theirs: AnswerProfile | None, limit: float, why: str
-) -> Check:
-    value = None
-    if ours and theirs and ours.answers and theirs.answers:
-        value = getattr(ours, f"{name}_rate") - getattr(theirs, f"{name}_rate")
-    return Check(
-        name=f"{name}_increase",
-        value=value,
-        threshold=f"<= {limit:g}",
-        passed=value is not None and value <= limit + 1e-12,
-        why=why,
-    )
 
 
 def _proofs(evaluation: Evaluation, policy: GatePolicy) -> list[Check]:

@@ -1,20 +1,33 @@
-"""The judge of evaluations: the reward model that the alias `reward` names."""
+"""Who judges: a reward model, if possible one that did not train the candidate, and beside it a
+judge model that no candidate was ever trained on."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from learnback.contracts.models import Alias
+from learnback.contracts.models import Alias, PromptMessages, VersionKind
 from learnback.ledger.database import Database
 from learnback.models import linear_reward
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore
-from learnback.release.gate import Judge
+from learnback.release.analysis import proportion
+from learnback.release.measured import Judge
 
 N = TypeVar("N", int, float)
+
+ON_POLICY = "rloo"
+"""The method that climbs a reward model, and so finds its holes."""
+
+
+class Scoring(Protocol):
+    """A reward model."""
+
+    def score_many(self, items: Iterable[tuple[PromptMessages, str]]) -> Sequence[float]:
+        """The rewards of many (prompt, answer), in order."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +35,68 @@ class LoadedJudge:
     """A reward model that can score; `facts` go into the report."""
 
     facts: Judge
-    model: linear_reward.LinearRewardModel
+    model: Scoring
 
 
-async def find_judge(database: Database) -> store.ModelVersion | None:
-    """The reward model's version, or None if there is none yet."""
+@dataclass(frozen=True)
+class Chosen:
+    """The reward model that judges, and what weakens its word."""
+
+    version: store.ModelVersion
+    note: str | None = None
+
+    @property
+    def facts(self) -> Judge:
+        """For the report."""
+        return facts_of(self.version).model_copy(update={"note": self.note})
+
+
+async def find_judge(
+    database: Database, candidate: store.ModelVersion, least_accuracy: float
+) -> Chosen | None:
+    """The reward model that `reward` names, or another if that one trained the candidate."""
     async with database.read() as connection:
         named = (await store.alias_state(connection, Alias.REWARD)).version
-        return await store.find(connection, named) if named else None
+        in_use = await store.find(connection, named) if named else None
+        others = await store.list_versions(connection, VersionKind.REWARD_MODEL)
+    return choose(candidate, in_use, others, least_accuracy)
+
+
+def choose(
+    candidate: store.ModelVersion,
+    in_use: store.ModelVersion | None,
+    others: Sequence[store.ModelVersion],
+    least_accuracy: float,
+) -> Chosen | None:
+    """Pure. Newest first in `others`; None if there is no reward model at all."""
+    if in_use is None:
+        return None
+    if candidate.config.get("method") != ON_POLICY or candidate.reward_model != in_use.name:
+        same = candidate.dataset_fingerprint is not None and (
+            candidate.dataset_fingerprint == in_use.dataset_fingerprint
+        )
+        note = "it was fitted to the comparisons that trained the candidate" if same else None
+        return Chosen(in_use, note)
+    for other in others:
+        if _independent(other, in_use) and _proven(other, least_accuracy):
+            return Chosen(other, f"not {in_use.name}, on which the candidate was trained")
+    return Chosen(in_use, "it trained the candidate, and there is no other that is proven")
+
+
+def _independent(other: store.ModelVersion, trainer: store.ModelVersion) -> bool:
+    return (
+        other.name != trainer.name
+        and other.artifact is not None
+        and other.base_digest == trainer.base_digest
+        and other.dataset_fingerprint != trainer.dataset_fingerprint
+    )
+
+
+def _proven(version: store.ModelVersion, least_accuracy: float) -> bool:
+    facts = facts_of(version)
+    if not facts.held_out_pairs or facts.held_out_correct is None:
+        return False
+    return proportion(facts.held_out_correct, facts.held_out_pairs).low > least_accuracy
 
 
 def facts_of(version: store.ModelVersion) -> Judge:
@@ -41,10 +108,9 @@ def facts_of(version: store.ModelVersion) -> Judge:
     )
 
 
-async def load_judge(
-    version: store.ModelVersion, artifacts: ArtifactStore, cache: Path
-) -> LoadedJudge:
+async def load_judge(chosen: Chosen, artifacts: ArtifactStore, cache: Path) -> LoadedJudge:
     """Fetch, verify and load. Raises ArtifactCorrupt for unusable files, Unavailable for none."""
+    version = chosen.version
     name, digest = version.artifact, version.artifact_digest
     if name is None or digest is None:
         raise ArtifactCorrupt(f"The reward model {version.name} has no files.")
@@ -53,7 +119,7 @@ async def load_judge(
         model = await asyncio.to_thread(linear_reward.load, folder)
     except ValueError as error:
         raise ArtifactCorrupt(f"The reward model {version.name}: {error}") from error
-    return LoadedJudge(facts_of(version), model)
+    return LoadedJudge(chosen.facts, model)
 
 
 def _number(value: object, kind: type[N]) -> N | None:
