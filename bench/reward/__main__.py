@@ -35,8 +35,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.reward", description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0, help="how long to measure")
     parser.add_argument("--model", default=None, help="folder of a base (default: SmolLM2-135M)")
-    parser.add_argument("--answers", type=int, default=32, help="in one batch")
-    parser.add_argument("--words", type=int, default=120, help="of the longest answer")
+    parser.add_argument("--answers", type=int, default=16, help="in one batch")
+    parser.add_argument("--words", type=int, default=60, help="of the longest answer")
     parser.add_argument("--threads", type=int, default=None, help="of torch (default: its own)")
     parser.add_argument("--json", type=Path, default=None, help="also write all figures here")
     parser.add_argument("--seed", type=int, default=0, help="texts, and order within a round")
@@ -75,6 +75,7 @@ def measure(
             if rounds >= WARM_UP:
                 found[name].append(rate)
         rounds += 1
+        print(f"round {rounds}", end=" ", file=sys.stderr, flush=True)
     return found
 
 
