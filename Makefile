@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
 
-.PHONY: help setup dev demo up test unit lint format lock bench-overhead bench-reward clean
+.PHONY: help setup dev demo up test unit lint format lock bench-overhead bench-reward bench-training clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -57,6 +57,9 @@ bench-overhead: dev ## What the middleware costs, against raw vLLM in the same r
 
 bench-reward: dev ## What our reward scorers cost, against bare transformers in the same run
 	$(BIN)/python -m bench.reward $(ARGS)
+
+bench-training: dev ## What our training job costs, against the bare TRL trainer in the same run
+	$(BIN)/python -m bench.training $(ARGS)
 
 lock: ## Write requirements/*.txt anew from the newest allowed versions
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv

@@ -3,7 +3,8 @@
 The comment above a value is its description. The type is that of its default; brackets at the
 comment's end say more: `[enum a b]`, `[min 1]`, `[max 9]`, `[pattern ^x$]`, `[integer|null]`,
 `[integer|string]`, `[list string]`, `[list integer]`, `[list object]`, `[map string]`,
-`[map scalar]`, `[free]` (an object that Kubernetes describes). Every other object is closed.
+`[map scalar]`, `[alerts]` (a list of names of alerts), `[alerts a b]` (one of these for each),
+`[free]` (an object that Kubernetes describes). Every other object is closed.
 """
 
 from __future__ import annotations
@@ -102,11 +103,22 @@ def _hinted(value: Value, word: str, rest: str = "") -> dict[str, Any]:
         return {"items": {"type": rest}}
     if word == "map":
         return {"additionalProperties": {"type": SCALAR if rest == "scalar" else rest}}
+    if word == "alerts":
+        return _by_alert(rest.split())
     if word == "free":
         return {}
     if "|" in word:
         return {"type": word.split("|")}
     raise SystemExit(f"{'.'.join(value.path)}: unknown hint [{word}]")
+
+
+def _by_alert(choices: list[str]) -> dict[str, Any]:
+    """A list of names of alerts, or an object from names to one of `choices`."""
+    names = sorted(file.stem for file in (CHART / "alerts").glob("*.yaml"))
+    if not choices:
+        return {"items": {"enum": names}, "uniqueItems": True}
+    properties = {name: {"enum": choices} for name in names}
+    return {"additionalProperties": False, "properties": properties}
 
 
 def leaves(values: list[Value]) -> Iterator[Value]:

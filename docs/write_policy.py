@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from learnback.release.golden import GoldenCheck, GoldenItem
 from learnback.release.policy import (
     CanaryPolicy,
     GatePolicy,
@@ -73,6 +74,8 @@ def page() -> str:
         HEAD,
         section("gate", GatePolicy),
         section("golden", GoldenPolicy),
+        section("golden.items[]", GoldenItem),
+        section("golden.items[].check", GoldenCheck),
         section("judge", JudgePolicy),
         section("canary", CanaryPolicy),
         section("canary.steps[]", Step),

@@ -15,6 +15,7 @@ from learnback.core.settings import CommonSettings, Settings
 from learnback.feedback.settings import FeedbackSettings
 from learnback.inference.settings import InferenceSettings
 from learnback.operator.settings import OperatorSettings
+from learnback.registry.settings import RetentionSettings
 from learnback.release.settings import ReleaseSettings
 from learnback.retraining.settings import FilterSettings, RetrainingSettings
 from learnback.reward.settings import RewardSettings
@@ -29,6 +30,7 @@ CLASSES: tuple[type[Settings], ...] = (
     FilterSettings,
     ReleaseSettings,
     OperatorSettings,
+    RetentionSettings,
 )
 HEAD = """\
 # Settings

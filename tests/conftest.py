@@ -94,6 +94,15 @@ def postgres_url() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real S3 server for this test process."""
+    from tests.object_store import running
+
+    with running(tmp_path_factory.mktemp("object-store")) as store:
+        yield store
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     """An empty, migrated ledger, once on SQLite and once on PostgreSQL."""

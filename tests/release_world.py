@@ -206,8 +206,10 @@ class World:
                 "gate": {"probes": 0} | changes.pop("gate", {}),
                 "canary": changes.pop("canary", {}),
                 "golden": changes.pop("golden", None),
+                "judge": changes.pop("judge", None),
             }
         )
+        judging = changes.pop("judging", None)
         changes = {"lease": 0} | changes  # a new controller need not wait for a dead one
         settings = ReleaseSettings(inference_url="http://engine", **changes)
         engine = Engine(self.client, settings.inference_url, settings.api_key.get_secret_value())
@@ -220,6 +222,7 @@ class World:
             settings,
             self.folder / "release",
             policy,
+            judging=judging,
         )
         controller.rollout.settle = timedelta(0)  # what tests record is there at once
         return controller

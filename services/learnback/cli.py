@@ -26,6 +26,9 @@ PROCESSES = {
     "operator": ("learnback.operator.app", "Show releases as Kubernetes objects."),
 }
 
+SCOPES = ["infer", "feedback", "release", "train", "admin"]
+"""As in contracts.models.Scope, which takes too long to import here; a test compares."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="learnback")
@@ -134,6 +137,34 @@ def demo(list_only: bool, **options: Any) -> None:
     sys.exit(run_demo(**options))
 
 
+@main.command()
+@click.option(
+    "--budget",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Scales prompts and steps.",
+)
+@click.option("--seed", default=0, show_default=True, help="Repeats people, prompts and training.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
+@click.option("--preference", default="brief", show_default=True, help="A name, or a FILE.py.")
+@click.option("--model", default=None, help="Folder or hub name (default: SmolLM2-135M-Instruct).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("ladder"),
+    show_default=True,
+    help="Folder for the page, the pictures and the runs.",
+)
+@_errors_shown
+def ladder(**options: Any) -> None:
+    """Measure how far prompts, SFT, DPO, KTO and RLOO get, by a judge that none of them sees."""
+    from learnback.local.ladder.run import run_ladder
+
+    sys.exit(run_ladder(**options))
+
+
 @_operator()
 def status(home: Path | None, as_json: bool) -> None:
     """Show versions, traffic, queue lags and counts."""
@@ -144,14 +175,15 @@ def status(home: Path | None, as_json: bool) -> None:
 
 @_operator()
 @click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS")
-def migrate(home: Path | None, as_json: bool, wait_s: float) -> None:
+@click.option("--take-streams", is_flag=True, help="Also if they belong to another ledger.")
+def migrate(home: Path | None, as_json: bool, wait_s: float, take_streams: bool) -> None:
     """Bring the ledger and the streams to this version. Safe to repeat.
 
     With --wait a database or a Redis that is away is waited for.
     """
     from learnback.local.operations import run_migrate
 
-    run_migrate(home, as_json, wait_s)
+    run_migrate(home, as_json, wait_s, take_streams)
 
 
 @main.command()
@@ -184,7 +216,7 @@ def keys() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["infer", "feedback", "admin"]),
+    type=click.Choice(SCOPES),
     default=("infer", "feedback"),
     show_default=True,
 )
@@ -211,7 +243,7 @@ def create_key(home: Path | None, as_json: bool, **options: Any) -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["infer", "feedback", "admin"]),
+    type=click.Choice(SCOPES),
     default=("infer", "feedback"),
     show_default=True,
 )
@@ -343,6 +375,15 @@ def rollback(home: Path | None, as_json: bool, to: str | None, reason: str) -> N
     run_rollback(home, as_json, to, reason)
 
 
+@_operator()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def gc(home: Path | None, as_json: bool, dry_run: bool) -> None:
+    """Remove files of versions that nobody needs (LEARNBACK_RETENTION_*); history stays."""
+    from learnback.local.garbage import run_gc
+
+    run_gc(home, as_json, dry_run)
+
+
 @main.group(invoke_without_command=True)
 @click.option("--at", default=None, help="What answered people then (2026-11-23T12:00:00Z).")
 @click.option("--home", type=click.Path(path_type=Path), default=None, help="Folder to look in.")
@@ -364,6 +405,21 @@ def show_release(home: Path | None, as_json: bool, version: str) -> None:
     from learnback.local.releases import run_show
 
     run_show(home, as_json, version)
+
+
+@_operator(group=releases, name="report")
+@click.argument("version")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="File to write: .html with pictures, else Markdown (default: Markdown on the screen).",
+)
+def report_release(home: Path | None, as_json: bool, version: str, out: Path | None) -> None:
+    """Show how VERSION was evaluated: win rate, guards, golden set, largest wins and losses."""
+    from learnback.local.releases import run_report
+
+    run_report(home, as_json, version, out)
 
 
 @_operator(group=releases, name="ask")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -15,13 +16,17 @@ KINDS = {
     "networking.k8s.io/v1": ("NetworkPolicy",),
     "policy/v1": ("PodDisruptionBudget",),
     "rbac.authorization.k8s.io/v1": ("Role", "RoleBinding"),
+    "apiextensions.k8s.io/v1": ("CustomResourceDefinition",),
 }
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 def _resource(kind: str) -> dict[str, Any]:
     plural = "networkpolicies" if kind == "NetworkPolicy" else f"{kind.lower()}s"
     verbs = ["get", "list", "create", "patch"]
-    return {"name": plural, "singularName": "", "namespaced": True, "kind": kind, "verbs": verbs}
+    namespaced = kind != "CustomResourceDefinition"
+    described = {"singularName": "", "namespaced": namespaced, "verbs": verbs}
+    return {"name": plural, "kind": kind, **described}
 
 
 def _discovery() -> dict[str, Any]:
@@ -59,14 +64,16 @@ def _owned(secret: dict[str, Any]) -> dict[str, Any]:
 
 
 class FakeApi:
-    """Serves `secrets` of the namespace `loop`; `asked` holds the paths that were read."""
+    """Serves `secrets` of the namespace `loop`, and `crds`; `asked` holds what was read."""
 
-    def __init__(self, secrets: list[dict[str, Any]]) -> None:
+    def __init__(self, secrets: list[dict[str, Any]], crds: Sequence[dict[str, Any]] = ()) -> None:
         self.asked: list[str] = []
         self.answers = _discovery()
         for secret in secrets:
             path = f"/api/v1/namespaces/loop/secrets/{secret['metadata']['name']}"
             self.answers[path] = _owned(secret)
+        for crd in crds:
+            self.answers[f"{CRDS}/{crd['metadata']['name']}"] = crd
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 

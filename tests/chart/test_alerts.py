@@ -11,6 +11,7 @@ import pytest
 import yaml
 from tests.chart.expressions import ALERTS, ROOT, alert
 from tests.chart.promtool import promtool
+from tests.chart.rendering import HelmFailed, of_kind, render_with
 from tests.chart.watched import watched
 
 RUNBOOKS = ROOT / "docs" / "runbooks"
@@ -93,6 +94,44 @@ def test_the_rules_of_a_release_are_about_that_release_alone(tmp_path: Path) -> 
             assert "(data-)?shop-learnback-" in expression
         else:
             assert expression.count("{") == expression.count('job="chats/shop-learnback"')
+
+
+def rules_with(*settings: str) -> dict[str, dict[str, Any]]:
+    """The rendered alerts by name."""
+    found = render_with("monitoring.prometheusRule.enabled=true", *settings, scenario="monitoring")
+    (rendered,) = of_kind(found, "PrometheusRule")
+    return {rule["alert"]: rule for group in rendered["spec"]["groups"] for rule in group["rules"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_alert_can_be_turned_off_alone(name: str) -> None:
+    left = rules_with(f"monitoring.prometheusRule.disabledAlerts={{{name}}}")
+    assert sorted([*left, name]) == NAMES
+
+
+def test_severities_and_labels_are_yours_and_the_rest_stays() -> None:
+    chosen = rules_with(
+        "monitoring.prometheusRule.severities.LearnbackNotReady=info",
+        "monitoring.prometheusRule.alertLabels.team=models",
+    )
+    plain = rules_with()
+    for name, rule in plain.items():
+        severity = "info" if name == "LearnbackNotReady" else rule["labels"]["severity"]
+        assert chosen[name]["labels"] == rule["labels"] | {"severity": severity, "team": "models"}
+        assert chosen[name]["expr"] == rule["expr"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "disabledAlerts={LearnbackNobody}",
+        "severities.LearnbackNobody=info",
+        "severities.LearnbackNotReady=loud",
+    ],
+)
+def test_a_name_or_a_severity_that_is_none_is_refused(setting: str) -> None:
+    with pytest.raises(HelmFailed, match="monitoring"):
+        rules_with(f"monitoring.prometheusRule.{setting}")
 
 
 def test_runbooks_are_where_the_values_say() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import click
 import pytest
 import yaml
+from tests.chart.all_settings import VARIABLES
 from tests.chart.rendering import (
     NAMESPACE,
     Pod,
@@ -20,16 +20,16 @@ from tests.chart.rendering import (
     render_with,
     values_file,
 )
+from tests.command_line import parse
 
 from learnback.cli import main
 from learnback.core.process import DRAIN_S
 from learnback.core.settings import CommonSettings
 from learnback.feedback.settings import FeedbackSettings
 from learnback.inference.settings import InferenceSettings
-from learnback.operator.settings import OperatorSettings
 from learnback.release.policy import ReleasePolicy
 from learnback.release.settings import ReleaseSettings
-from learnback.retraining.settings import FilterSettings, RetrainingSettings
+from learnback.retraining.settings import RetrainingSettings
 from learnback.reward.settings import RewardSettings
 
 SETTINGS = {
@@ -173,19 +173,7 @@ def test_every_command_is_one_that_the_command_line_has(scenario: str) -> None:
     for pod in pods(render(scenario)):
         for one in pod.containers:
             if one.get("command", [""])[0] == "learnback":
-                _parse(one["command"][1:], main)
-
-
-def _parse(arguments: list[str], command: click.Command, parent: Any = None) -> None:
-    """Raises click.UsageError for a command or an option that there is not."""
-    existing = ["/dev/null" if a.startswith("/var/run/secrets/") else a for a in arguments]
-    context = command.make_context("learnback", existing, parent=parent)
-    if isinstance(command, click.Group):
-        name, inner, rest = command.resolve_command(
-            context, [*context._protected_args, *context.args]
-        )
-        assert inner is not None, name
-        _parse(rest, inner, context)
+                parse(one["command"][1:], main)
 
 
 def test_the_environment_is_what_the_settings_take(
@@ -227,14 +215,10 @@ def _port(one: dict[str, Any]) -> int:
 
 
 def test_every_variable_of_ours_is_a_setting(scenario: str) -> None:
-    known = {f"LEARNBACK_{name.upper()}" for name in CommonSettings.model_fields}
-    for process, settings in {**SETTINGS, "operator": OperatorSettings}.items():
-        known |= {f"LEARNBACK_{process.upper()}_{n.upper()}" for n in settings.model_fields}
-    known |= {f"LEARNBACK_RETRAINING_FILTER_{n.upper()}" for n in FilterSettings.model_fields}
     for pod in pods(render(scenario)):
         for one in pod.containers:
             names = {n.split("__")[0] for n in environment(one) if n.startswith("LEARNBACK_")}
-            assert names <= known | OTHERS, (pod.name, names - known)
+            assert names <= VARIABLES | OTHERS, (pod.name, names - VARIABLES)
             listed = [entry["name"] for entry in one.get("env", [])]
             assert len(listed) == len(set(listed)), pod.name
 

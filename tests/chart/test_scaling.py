@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.chart.rendering import by_component, of_kind, render, render_with
+import yaml
+from tests.chart.exported import exported
+from tests.chart.expressions import ROOT
+from tests.chart.rendering import (
+    CHART,
+    HelmFailed,
+    by_component,
+    of_kind,
+    render,
+    render_with,
+)
 
 from learnback.contracts.streams import KEY_PREFIX, STREAMS
 
@@ -49,6 +60,7 @@ def test_keda_finds_valkey_from_its_own_namespace_with_the_password() -> None:
     for trigger in triggers("keda", "reward"):
         assert trigger["metadata"]["address"] == f"{service['metadata']['name']}.loop:6379"
         assert trigger["metadata"]["enableTLS"] == "false"
+        assert trigger["metadata"]["databaseIndex"] == "0"
         (authentication,) = of_kind(found, "TriggerAuthentication")
         assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
     (target,) = authentication["spec"]["secretTargetRef"]
@@ -63,6 +75,7 @@ def test_keda_finds_a_redis_of_yours() -> None:
     for trigger in triggers("keda-external-redis", "feedback"):
         assert trigger["metadata"]["address"] == "redis.example.com:6380"
         assert trigger["metadata"]["enableTLS"] == "true"
+        assert trigger["metadata"]["databaseIndex"] == "2"
 
 
 def test_a_redis_without_a_password_needs_no_authentication() -> None:
@@ -122,14 +135,42 @@ def test_what_is_replicated_has_a_budget_and_what_is_not_has_none(scenario: str)
 def test_inference_scales_by_a_metric_that_the_installed_vllm_exports_with_its_labels() -> None:
     (trigger,) = triggers("keda", "inference")
     (name,) = re.findall(r"vllm:\w+", trigger["metadata"]["query"])
-    scaled = render_with("inference.autoscaling.by=hpa", scenario="monitoring")
-    (wanted,) = by_component(scaled, "HorizontalPodAutoscaler")["inference"]["spec"]["metrics"]
-    assert wanted["pods"]["metric"]["name"] == name.replace(":", "_")
+    assert {"namespace", "pod"} <= exported()[name]
     source = _vllm("v1/metrics/loggers.py")
     assert f'name="{name}"' in source
     assert 'labelnames = ["model_name", "engine"]' in source
     # the query adds up over all labels that it does not name
     assert trigger["metadata"]["query"].startswith("sum(")
+
+
+def test_an_hpa_asks_for_a_metric_that_vllm_exports_under_one_of_the_two_usual_names() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    for key in ("inference", "autoscaling", "hpaMetric"):
+        schema = schema["properties"][key]
+    for choice in schema["enum"]:
+        found = render_with(f"inference.autoscaling.hpaMetric={choice}", scenario="hpa")
+        (wanted,) = by_component(found, "HorizontalPodAutoscaler")["inference"]["spec"]["metrics"]
+        assert wanted["pods"]["metric"]["name"] == choice
+        assert choice.replace("vllm_", "vllm:", 1) in exported()
+    with pytest.raises(HelmFailed, match="hpaMetric"):
+        render_with("inference.autoscaling.hpaMetric=vllm:requests", scenario="hpa")
+
+
+def test_the_adapters_rule_makes_the_name_that_the_hpa_asks_for() -> None:
+    sample = ROOT / "k8s" / "samples" / "prometheus-adapter.yaml"
+    (rule,) = yaml.safe_load(sample.read_text())["rules"]["custom"]
+    series, _, matchers = rule["seriesQuery"].partition("{")
+    labels = set(re.findall(r"(\w+)!=", matchers))
+    assert labels == set(rule["resources"]["overrides"]) <= exported()[series]
+    found, count = re.subn(rule["name"]["matches"], rule["name"]["as"].replace("$", "\\"), series)
+    assert count == 1
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert found == values["inference"]["autoscaling"]["hpaMetric"]
+
+
+def test_proxies_are_not_scaled_by_the_requests_that_wait_elsewhere() -> None:
+    with pytest.raises(HelmFailed, match="scale the engines where they run"):
+        render_with("inference.autoscaling.by=hpa", scenario="external-engine")
 
 
 def _vllm(path: str) -> str:

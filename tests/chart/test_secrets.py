@@ -106,9 +106,9 @@ def test_a_changed_url_restarts_the_pods_that_read_it() -> None:
 
 def test_keys_that_are_made_are_keys_that_the_ledger_takes() -> None:
     keys = decoded(secrets(render("minimal"))["demo-learnback-api-keys"])
-    assert keys.keys() == {"release", "check", "admin"}
+    assert keys.keys() == {"release", "check", "admin", "schedule", "operator"}
     assert all(KEY_SHAPE.fullmatch(key) for key in keys.values())
-    assert len(set(keys.values())) == 3
+    assert len(set(keys.values())) == len(keys)
 
 
 def test_the_valkey_password_fits_into_a_url() -> None:
@@ -165,15 +165,42 @@ def _render_against(api: FakeApi) -> list[Object]:
 
 def test_the_registered_keys_have_the_scopes_that_their_users_need() -> None:
     (job,) = of_kind(render("minimal"), "Job")
-    scopes = {
+    assert registered(job) == {
+        "release": ["infer"],
+        "check": ["infer", "feedback"],
+        "admin": ["admin"],
+        "schedule": ["train"],
+        "operator": ["release"],
+    }
+    hooks = job["metadata"]["annotations"]["helm.sh/hook"].split(",")
+    assert set(hooks) == {"post-install", "pre-upgrade"}
+
+
+def registered(job: Object) -> dict[str, list[str]]:
+    """The keys that the Job makes the ledger know, with their scopes."""
+    return {
         one["name"].removeprefix("key-"): [
             a.partition("=")[2] for a in one["command"] if a.startswith("--scope=")
         ]
         for one in job["spec"]["template"]["spec"]["containers"]
     }
-    assert scopes == {"release": ["infer"], "check": ["infer", "feedback"], "admin": ["admin"]}
-    hooks = job["metadata"]["annotations"]["helm.sh/hook"].split(",")
-    assert set(hooks) == {"post-install", "pre-upgrade"}
+
+
+def test_an_older_secret_without_keys_of_their_own_serves_the_schedule_and_the_operator() -> None:
+    older = ("apiKeys.scheduleKey=admin", "apiKeys.operatorKey=admin")
+    found = [
+        *render_with(*older, "training.schedule=0 3 * * *", scenario="operator"),
+    ]
+    (job,) = of_kind(found, "Job")
+    assert registered(job).keys() == {"release", "check", "admin"}
+    used = {
+        entry["valueFrom"]["secretKeyRef"]["key"]
+        for pod in pods(found)
+        for one in pod.containers
+        for entry in one.get("env", [])
+        if entry["name"] in {"LEARNBACK_API_KEY", "LEARNBACK_OPERATOR_API_KEY"}
+    }
+    assert used == {"check", "admin"}
 
 
 def test_no_password_stands_in_an_environment_or_a_command(scenario: str) -> None:

@@ -74,6 +74,8 @@ CHANGED = {
     "gateway.httpRoute.enabled": False,
     "gateway.inferencePool.enabled": False,
     "heldOutShare": 0.3,
+    "monitoring.prometheusRule.disabledAlerts": ["LearnbackNotReady"],
+    "monitoring.prometheusRule.severities": {"LearnbackNotReady": "info"},
 }
 """Values to try where one can't be made up from the default."""
 TOGETHER = {"valkey.enabled": {"externalRedis": {"url": "redis://elsewhere"}}}

@@ -33,7 +33,8 @@ from learnback.registry.store import ModelVersion, version_name
 START_S = 300.0
 STOP_S = 60.0
 ENGINE_ARGS = (
-    "--max-model-len 512 --max-num-seqs 32 --enable-auto-tool-choice --tool-call-parser hermes"
+    "--max-model-len 512 --max-num-seqs 32 --dtype float32 "
+    "--enable-auto-tool-choice --tool-call-parser hermes"
 )
 
 

@@ -8,9 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from tests.conftest import wait_until
 
+from learnback import cli
 from learnback.contracts.models import Scope
 from learnback.core.clock import now
 from learnback.core.errors import (
@@ -200,3 +201,36 @@ async def test_a_key_that_is_revoked_or_not_its_own_is_not_imported(database: An
     for wrong in ("", "lb_short", A_KEY.upper(), f"{A_KEY}\n"):
         with pytest.raises(Unprocessable):
             await imported(database, wrong)
+
+
+async def test_admin_covers_the_two_processes_that_operators_use_and_nothing_else() -> None:
+    admin = keys.Principal("acme", "k", frozenset({Scope.ADMIN}))
+    train = keys.Principal("acme", "k", frozenset({Scope.TRAIN}))
+    for scope in (Scope.ADMIN, Scope.RELEASE, Scope.TRAIN):
+        keys.require_scope(admin, scope)
+    keys.require_scope(train, Scope.TRAIN)
+    for principal, scopes in (
+        (admin, (Scope.INFER, Scope.FEEDBACK)),
+        (train, (Scope.RELEASE, Scope.ADMIN, Scope.INFER)),
+    ):
+        for scope in scopes:
+            with pytest.raises(Forbidden, match=f"--scope {scope.value}"):
+                keys.require_scope(principal, scope)
+
+
+async def test_a_scope_of_a_newer_version_is_left_out_and_locks_nobody_out(
+    sqlite_database: Any,
+) -> None:
+    key_id, secret = await a_key(sqlite_database, Scope.FEEDBACK)
+    async with sqlite_database.write() as connection:
+        await connection.execute(
+            update(api_keys).where(api_keys.c.id == key_id).values(scopes=["feedback", "fly"])
+        )
+        assert (await keys.list_keys(connection))[0].scopes == (Scope.FEEDBACK,)
+    ring = keys.KeyRing(sqlite_database)
+    principal = await ring.authenticate(f"Bearer {secret}", required=True)
+    assert principal.scopes == {Scope.FEEDBACK}
+
+
+def test_the_command_line_knows_every_scope() -> None:
+    assert set(cli.SCOPES) == set(Scope)

@@ -65,6 +65,21 @@ def test_a_key_in_a_file_is_imported_as_often_as_asked(platform_home: Path, tmp_
     assert (listed["id"], listed["name"], listed["scopes"]) == ("ab" * 8, "release", ["infer"])
 
 
+def test_streams_belong_to_one_ledger_until_they_are_taken(
+    platform_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valkey_url: str
+) -> None:
+    """A second base model's release that names the same Redis stops before anything mixes."""
+    assert run("migrate") == {"migrated": True}
+    monkeypatch.setenv("LEARNBACK_HOME", str(tmp_path / "second"))
+    assert "two loops would mix" in run("migrate", code=1)
+    monkeypatch.setenv("LEARNBACK_REDIS_URL", valkey_url.removesuffix("/0") + "/1")
+    assert run("migrate") == {"migrated": True}
+    monkeypatch.setenv("LEARNBACK_REDIS_URL", valkey_url)
+    assert run("migrate", "--take-streams") == {"migrated": True}
+    monkeypatch.setenv("LEARNBACK_HOME", str(platform_home))
+    assert "two loops would mix" in run("migrate", code=1)
+
+
 def test_migrate_waits_for_a_redis_that_comes_late(
     platform_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

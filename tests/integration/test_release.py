@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
+from tests.learning import tell
 from tests.release_world import (
     BASE,
     JUDGE,
@@ -23,6 +25,9 @@ from tests.release_world import (
 )
 
 from learnback.contracts.models import Alias, VersionKind, VersionState
+from learnback.ledger import completions
+from learnback.ledger.evaluation import held_out_prompts
+from learnback.ledger.tables import feedback
 from learnback.registry import store
 from learnback.release import operations
 
@@ -241,10 +246,31 @@ async def test_a_prompt_that_the_engine_refuses_is_left_out(lite: World) -> None
     assert (await lite.stable()).version == GOOD
 
 
-async def test_held_out_prompts_are_real_distinct_and_the_newest(world: World) -> None:
-    from learnback.ledger.completions import erase, record
-    from learnback.ledger.evaluation import held_out_prompts
+async def test_prompts_of_people_nobody_learned_from_are_told_apart(world: World) -> None:
+    ada, bob, eve, anonymous = held_out_texts(4)
+    asked = {ada: "ada", bob: "bob", eve: "eve", anonymous: None}
+    ids = await tell(world.database, 2, prefix="t", status="trained", trained_version="v1")
+    async with world.database.write() as c:
+        await completions.record(
+            c, [a_completion(text, i, subject=who) for i, (text, who) in enumerate(asked.items())]
+        )
+        for feedback_id, who in zip(ids, ("ada", "bob"), strict=True):
+            await c.execute(
+                update(feedback).where(feedback.c.id == feedback_id).values(rater_id=who)
+            )
+        await c.execute(update(feedback).where(feedback.c.id == ids[1]).values(tenant="acme"))
+    async with world.database.read() as c:
+        found = await held_out_prompts(c, limit=9)
+    strangers = {p.messages[0]["content"]: p.stranger for p in found}
+    assert {text: strangers[text] for text in asked} == {
+        ada: False,
+        bob: True,  # another tenant's bob was learned from
+        eve: True,
+        anonymous: False,
+    }
 
+
+async def test_held_out_prompts_are_real_distinct_and_the_newest(world: World) -> None:
     texts = held_out_texts(8)
     served = [a_completion(text, i) for i, text in enumerate([*texts, texts[0]])]
     served += [
@@ -253,8 +279,8 @@ async def test_held_out_prompts_are_real_distinct_and_the_newest(world: World) -
         a_completion(texts[7], 22, prompt=({"role": "assistant", "content": "mine"},)),
     ]
     async with world.database.write() as c:
-        await record(c, served)
-        await erase(c, "default", "chatcmpl-00000003")
+        await completions.record(c, served)
+        await completions.erase(c, "default", "chatcmpl-00000003")
     async with world.database.read() as c:
         found = await held_out_prompts(c, limit=5)
         everything = await held_out_prompts(c, limit=100)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.release_world import BASE, SHORT, World, a_world, always
+from tests.release_world import BASE, SHORT, World, a_world, always, held_out_texts
 
 from learnback.contracts.models import Scope, VersionState
 from learnback.core.bus import create_groups
 from learnback.core.clock import now
 from learnback.core.settings import CommonSettings
+from learnback.ledger import completions
 from learnback.ledger.keys import create_key
 from learnback.registry import store
 from learnback.release.app import create_app, register_base
@@ -252,3 +254,35 @@ async def test_the_base_is_registered_and_served(database: Any, tmp_path: Path) 
         release = await store.release(c)
         assert release.stable.revision == 1
         assert [v.name for v in await store.list_versions(c)] == [release.stable.version]
+
+
+async def test_the_report_of_an_evaluation_is_read_as_html_or_markdown(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    await world.candidate(GOOD, always(SHORT))
+    await world.controller().look()
+    url = f"/releases/{GOOD}/report"
+    markdown = await client.get(url)
+    assert markdown.headers["content-type"].startswith("text/markdown")
+    assert f"{GOOD} against {BASE}" in markdown.text.replace("\\", "")
+    assert markdown.text.count("Tell me about number") == 10
+    html = await client.get(url, headers={"Accept": "text/html"})
+    assert html.headers["content-type"].startswith("text/html")
+    assert html.text.count("<svg") == 3
+    assert (await client.get(f"/releases/{BASE}/report")).status_code == 404
+    assert (await client.get("/releases/nobody/report")).status_code == 404
+
+
+async def test_an_erased_prompt_is_in_no_report(world: World, client: httpx.AsyncClient) -> None:
+    await world.candidate(GOOD, always(SHORT))
+    await world.controller().look()
+    url = f"/releases/{GOOD}/report"
+    shown = set(re.findall(r"number \d+", (await client.get(url)).text))
+    texts = held_out_texts(40)
+    async with world.database.write() as connection:
+        for number, text in enumerate(texts):
+            if any(text.endswith(f"{name}.") for name in shown):
+                await completions.erase(connection, "default", f"chatcmpl-{number:08d}")
+    after = set(re.findall(r"number \d+", (await client.get(url)).text))
+    assert len(after) == 10
+    assert not after & shown

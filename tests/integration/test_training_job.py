@@ -7,57 +7,25 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.tiny_model import preference_rows, small, tiny_model, write_run
+from tests.tiny_model import preference_rows, small, write_run
+from tests.warm_jobs import Jobs, progress_of, result_of
 
-from learnback.retraining.plan import ExitCode, Progress, RunResult
+from learnback.retraining.plan import ExitCode
 
-__all__ = ["tiny_model"]
-
-pytestmark = pytest.mark.timeout(180)
-
-
-def start(run: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "learnback.retraining.job", str(run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=120)
-    return process.returncode, output
-
-
-def result_of(run: Path) -> RunResult:
-    return RunResult.model_validate_json((run / "result.json").read_bytes())
-
-
-def progress_of(run: Path) -> Progress:
-    return Progress.model_validate_json((run / "progress.json").read_bytes())
-
-
-def wait_until(what: str, predicate: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 90
-    while not predicate():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise AssertionError(f"never happened: {what} (exit status {process.poll()})")
-        time.sleep(0.005)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("training")]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """An uninterrupted run that others are compared with."""
+    """An undisturbed run, started as the launcher starts it."""
     run = write_run(tmp_path_factory.mktemp("runs") / "plain", tiny_model, preference_rows())
-    status, output = finish(start(run))
-    assert status == ExitCode.DONE, output
+    command = [sys.executable, "-m", "learnback.retraining.job", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == ExitCode.DONE, done.stdout + done.stderr
     return run
 
 
@@ -87,7 +55,7 @@ def test_a_run_learns_what_was_liked_better(finished: Path) -> None:
 
 
 def test_flipped_labels_teach_the_opposite_and_leave_the_original_behind(
-    tmp_path: Path, tiny_model: Path, finished: Path
+    tmp_path: Path, tiny_model: Path, finished: Path, jobs: Jobs
 ) -> None:
     """Continues the trained adapter on flipped labels: the reference stays the base model."""
     flipped = write_run(
@@ -97,7 +65,7 @@ def test_flipped_labels_teach_the_opposite_and_leave_the_original_behind(
         parent_adapter=finished / "adapter",
         hyperparameters=small(max_steps=1, learning_rate=1e-9, batch_size=24),
     )
-    status, output = finish(start(flipped))
+    status, output = jobs.run(flipped)
 
     assert status == ExitCode.DONE, output
     # Were the parent the reference, all rewards would be 0; against the base, the parent prefers
@@ -107,83 +75,36 @@ def test_flipped_labels_teach_the_opposite_and_leave_the_original_behind(
     assert result_of(flipped).distance_from_reference > 0
 
 
-def test_killed_and_started_again_gives_the_same_bytes_as_not_killed(
-    tmp_path: Path, tiny_model: Path, finished: Path
+def test_sigterm_keeps_a_checkpoint_and_publishes_nothing(
+    tmp_path: Path, tiny_model: Path, jobs: Jobs
 ) -> None:
-    run = write_run(tmp_path / "killed", tiny_model, preference_rows())
-    process = start(run)
-    whole = run / "checkpoints" / "checkpoint-4" / "whole"
-    wait_until("the first whole checkpoint", whole.exists, process)
-    process.send_signal(signal.SIGKILL)
-    finish(process)
-    assert not (run / "result.json").exists()
-    torn = run / "checkpoints" / "checkpoint-11"
-    torn.mkdir(parents=True)
-    (torn / "trainer_state.json").write_text('{"global_step": 1')
-
-    status, output = finish(start(run))
-
-    assert status == ExitCode.DONE, output
-    assert result_of(run).resumed_from_step >= 4
-    assert result_of(run).weights_sha256 == result_of(finished).weights_sha256
-    assert (run / "adapter/adapter_config.json").read_bytes() == (
-        finished / "adapter/adapter_config.json"
-    ).read_bytes()
-
-
-def test_sigterm_keeps_a_checkpoint_and_publishes_nothing(tmp_path: Path, tiny_model: Path) -> None:
     settings = small(max_steps=2000, checkpoint_every=2000)
     run = write_run(tmp_path / "stopped", tiny_model, preference_rows(), hyperparameters=settings)
-    process = start(run)
-    wait_until(
-        "three steps",
-        lambda: (run / "progress.json").exists() and progress_of(run).step >= 3,
-        process,
+    job = jobs.start(run)
+    job.wait_until(
+        "three steps", lambda: (run / "progress.json").exists() and progress_of(run).step >= 3
     )
-    process.terminate()
-    status, output = finish(process)
+    job.send(signal.SIGTERM)
 
-    assert status == ExitCode.INTERRUPTED, output
+    assert job.finish() == ExitCode.INTERRUPTED, job.output
     assert progress_of(run).state == "interrupted"
+    assert progress_of(run).exit_code == ExitCode.INTERRUPTED
     assert list((run / "checkpoints").glob("checkpoint-*/whole"))
     assert not (run / "adapter").exists()
     assert not (run / "result.json").exists()
 
 
-def test_a_run_that_is_done_is_not_done_again(finished: Path) -> None:
+def test_a_run_that_is_done_is_not_done_again(finished: Path, jobs: Jobs) -> None:
     before = (finished / "result.json").read_bytes()
-    status, output = finish(start(finished))
+    status, output = jobs.run(finished)
 
     assert status == ExitCode.DONE
     assert "done already" in output
     assert (finished / "result.json").read_bytes() == before
 
 
-def test_an_empty_dataset_is_bad_data(tmp_path: Path, tiny_model: Path) -> None:
-    run = write_run(tmp_path / "empty", tiny_model, [])
-    status, output = finish(start(run))
-
-    assert status == ExitCode.BAD_DATA
-    assert "empty" in (progress_of(run).error or "")
-    assert "empty" in output
-
-
-def test_rows_that_are_too_long_are_skipped_and_counted_and_none_left_is_bad_data(
-    tmp_path: Path, tiny_model: Path
-) -> None:
-    rows = preference_rows(2)
-    rows[0]["chosen"] = "word " * 400
-    rows[1]["rejected"] = rows[1]["chosen"]
-    run = write_run(tmp_path / "long", tiny_model, rows)
-    status, _ = finish(start(run))
-
-    assert status == ExitCode.BAD_DATA
-    assert "too_long" in (progress_of(run).error or "")
-    assert "identical" in (progress_of(run).error or "")
-
-
-def test_a_missing_plan_is_bad_data(tmp_path: Path) -> None:
-    status, output = finish(start(tmp_path))
+def test_a_missing_plan_is_bad_data(tmp_path: Path, jobs: Jobs) -> None:
+    status, output = jobs.run(tmp_path)
 
     assert status == ExitCode.BAD_DATA
     assert "bad plan" in output

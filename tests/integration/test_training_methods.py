@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +15,14 @@ from tests.tiny_model import (
     label_rows,
     preference_rows,
     small,
-    tiny_model,
     write_run,
 )
+from tests.warm_jobs import Jobs, progress_of, result_of
 
 from learnback.models import reward
-from learnback.retraining import job
-from learnback.retraining.plan import ExitCode, Method, Progress, RunResult
+from learnback.retraining.plan import Method
 
-__all__ = ["tiny_model"]
-
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("training")]
 
 
 @dataclass(frozen=True)
@@ -50,27 +46,10 @@ CASES = {
 POLICIES = [name for name in CASES if name != "reward_model"]
 
 
-def trained(run: Path) -> RunResult:
-    """Run the job in this process: importing TRL again and again would take most of the time."""
-    code = job.main([str(run)])
-    assert code == ExitCode.DONE, progress_of(run).error
-    return RunResult.model_validate_json((run / "result.json").read_bytes())
-
-
-def progress_of(run: Path) -> Progress:
-    return Progress.model_validate_json((run / "progress.json").read_bytes())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_signals() -> Iterator[None]:
-    """The job takes SIGTERM for itself; the tests' process gets it back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callable[..., Path]:
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, jobs: Jobs
+) -> Callable[..., Path]:
     """A run of a case, done once however often it is asked for."""
     folder, done = tmp_path_factory.mktemp("runs"), dict[str, Path]()
 
@@ -86,7 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callable
                 method=case.method,
                 hyperparameters=small(case.method, **case.settings),
             )
-            trained(done[key])
+            jobs.done(done[key])
         return done[key]
 
     return run
@@ -176,7 +155,7 @@ def test_a_run_reports_its_guards_and_leaves_a_report_and_event_files(
     name: str, runs: Callable[..., Path]
 ) -> None:
     run = runs(name)
-    result = RunResult.model_validate_json((run / "result.json").read_bytes())
+    result = result_of(run)
 
     assert {"loss", *CASES[name].guards} <= set(result.metrics)
     assert result.rows_used == 24
@@ -185,6 +164,8 @@ def test_a_run_reports_its_guards_and_leaves_a_report_and_event_files(
     assert (run / "report.html").read_text().count("<svg") >= 3
     assert "report-loss.svg" in (run / "report.md").read_text()
     assert event_tags(run) >= {"loss"}
+    shown = (run / "report.md").read_text().partition("Answers before and after")[2]
+    assert shown.count("| question 10") == 8 or name == "reward_model"
 
 
 def event_tags(run: Path) -> set[str]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +21,14 @@ from tests.integration.test_kubernetes_launcher import QUICK
 from tests.rendered import job_template, one, rendered
 
 from learnback.core.kubernetes import Cluster
+from learnback.local.supervisor import free_port
 from learnback.retraining.kubernetes_launcher import KubernetesLauncher, manifest_of
 from learnback.retraining.launcher import Vital
 from learnback.retraining.plan import FINAL, ExitCode
 
 FOLDER = Path("/var/lib/learnback/runs/run_01ab")
 JOB_SET = ("--set=training.jobSet.enabled=true", "--set=training.jobSet.replicas=2")
+MEETING = "--rdzv-endpoint=run-01ab-node-0-0.run-01ab:29400"
 SHARED = "--set=training.checkpoint.accessModes={ReadWriteMany}"
 
 
@@ -198,7 +205,45 @@ def test_several_nodes_meet_at_the_first_one() -> None:
         0,
     )
     command = pod_of(manifest)["spec"]["containers"][0]["command"]
-    assert command[0] == "torchrun"
-    assert "--rdzv-endpoint=run-01ab-node-0-0.run-01ab:29400" in command
+    assert MEETING in command
+    assert "--nproc-per-node=1" in command
+    gpus = job_template(rendered(*JOB_SET, SHARED, "--set=training.device=gpu"))
+    assert "--nproc-per-node=gpu" in pod_of(gpus)["spec"]["containers"][0]["command"]
     role = one(objects, "Role", "lb-learnback-training")["rules"][0]
     assert (role["apiGroups"], role["resources"]) == (["jobset.x-k8s.io"], ["jobsets"])
+
+
+def start_nodes(folder: Path, behaviour: str) -> list[subprocess.Popen[bytes]]:
+    """The rendered command once for each of two nodes, with a job that tells who it is."""
+    manifest = manifest_of(job_template(rendered(*JOB_SET, SHARED)), folder)
+    command = pod_of(manifest)["spec"]["containers"][0]["command"]
+    here = f"--rdzv-endpoint=127.0.0.1:{free_port()}"
+    assert command[:3] == ["python3", "-m", "learnback.retraining.several"]
+    options = [here if option.startswith("--rdzv-endpoint") else option for option in command[3:]]
+    told = f"several.main({options!r}, module='tests.distributed_job')"
+    script = f"import sys; from learnback.retraining import several; sys.exit({told})"
+    environment = os.environ | {"DISTRIBUTED_JOB": behaviour, "OMP_NUM_THREADS": "1"}
+    nodes = range(manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["parallelism"])
+    return [subprocess.Popen([sys.executable, "-c", script], env=environment) for _ in nodes]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status"),
+    [("done", 0), ("bad_data", ExitCode.BAD_DATA), ("wait", ExitCode.INTERRUPTED)],
+)
+async def test_the_rendered_command_of_two_nodes_is_one_run_with_the_jobs_own_end(
+    tmp_path: Path, behaviour: str, status: int
+) -> None:
+    folder = tmp_path / "run_01ab"
+    folder.mkdir()
+    nodes = start_nodes(folder, behaviour)
+
+    def met() -> bool:
+        return len(list(folder.glob("rank-*"))) == len(nodes)
+
+    await wait_until(met, "both nodes run the job", 120)
+    if behaviour == "wait":
+        for node in nodes:
+            node.send_signal(signal.SIGTERM)
+    assert [await asyncio.to_thread(node.wait, 60) for node in nodes] == [status, status]
+    assert {f.name: f.read_text() for f in folder.glob("rank-*")} == {"rank-0": "2", "rank-1": "2"}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from learnback.core.clock import now
 from learnback.core.errors import Conflict, Unavailable
 from learnback.registry import artifacts
 from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore, digest_folder, digest_model
@@ -55,16 +57,44 @@ def test_a_put_that_died_is_no_artifact_and_can_be_repeated(
     shutil.copytree(folder, other)
     (other / "stray.txt").write_text("of another content")
     monkeypatch.setattr(
-        ArtifactStore, "_remove_strays", lambda self, target, files: (_ for _ in ()).throw(OSError)
+        ArtifactStore, "_settle", lambda self, name, files: (_ for _ in ()).throw(OSError("cut"))
     )
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(Unavailable, match="cut"):
         store.put(other, "v1")
     monkeypatch.undo()
     assert not store.exists("v1")
+    assert store.abandoned(now() + timedelta(hours=1)) == ["v1"]
+    assert store.abandoned(now() - timedelta(hours=1)) == []
     with pytest.raises(ArtifactCorrupt, match="no complete files"):
         store.fetch("v1", "0" * 64, tmp_path / "cache")
     digest = store.put(folder, "v1")
     assert digest_folder(store.fetch("v1", digest, tmp_path / "cache")) == digest
+    assert store.abandoned(now() + timedelta(hours=1)) == []
+
+
+def test_files_removed_while_they_are_stored_are_noticed(
+    store: ArtifactStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = ArtifactStore._settle
+
+    def robbed(self: ArtifactStore, name: str, files: set[str]) -> None:
+        self.filesystem.rm_file(f"{self._path(name)}/a.txt")
+        settle(self, name, files)
+
+    monkeypatch.setattr(ArtifactStore, "_settle", robbed)
+    with pytest.raises(Unavailable, match=r"lost 'a\.txt'"):
+        store.put(folder, "v1")
+    assert not store.exists("v1")
+
+
+def test_only_what_is_whole_is_listed(store: ArtifactStore, folder: Path) -> None:
+    assert store.names() == store.abandoned(now()) == []
+    store.put(folder, "v2")
+    store.put(folder, "v1")
+    store.filesystem.rm_file(f"{store.root}/v2/{artifacts.MARKER}")
+    store._write(f"{store.root}/of-somebody-else/file.txt", "nothing of ours")
+    assert store.names() == ["v1"]
+    assert store.abandoned(now() + timedelta(hours=1)) == []
 
 
 def test_changed_files_are_never_given_out(folder: Path, tmp_path: Path) -> None:

@@ -111,7 +111,6 @@ def test_mistakes_are_named_with_line_and_field(
     ("check", "right", "wrong"),
     [
         ({"exact": "Paris"}, " Paris\n", "paris"),
-        ({"regex": r"\d{4}"}, "in 1889.", "in May"),
         ({"json_schema": {"type": "object"}}, "{}", "[]"),
         ({"json_schema": {"type": "object"}}, '```json\n{"a": 1}\n```', "{"),
         ({"json_schema": {"type": "integer"}}, "3", "[" * 5000),
@@ -165,6 +164,19 @@ async def test_what_stable_always_passes_must_not_be_lost(
         flaky,
     )
     assert found.unmeasured == []
+
+
+async def test_a_regular_expression_matches_anywhere_and_can_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = one_item(tmp_path, {"regex": r"\d{4}"})
+    sides = a_side(golden, "in May"), a_side(golden, "in 1889.")
+    assert (await judge_golden(golden, 1, sides, None)).regressions == ["polite"]
+    monkeypatch.setattr(sandbox, "SECONDS", 1)
+    endless = one_item(tmp_path, {"regex": r"^(a+)+$"})
+    sides = a_side(endless, "a" * 60 + "!"), a_side(endless, "aaa")
+    (said,) = (await judge_golden(endless, 1, sides, None)).unmeasured
+    assert said.startswith("polite: the regular expression")
 
 
 async def test_an_item_that_stable_does_not_answer_is_not_measured(tmp_path: Path) -> None:
@@ -232,6 +244,27 @@ def test_items_are_asked_cold_and_as_often_as_the_policy_says(tmp_path: Path) ->
     asked = questions(golden, 3)
     assert len({q.key for q in asked}) == 9
     assert {q.sampling.temperature for q in asked} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("golden: {repeats: 2}", "either `file` or `items`"),
+        ("golden: {items: [{name: a, prompt: b, check: {regex: '('}}]}", r"items\.0\.check\.regex"),
+        ("golden: {items: [{name: a, prompt: b, check: {python: 'c.py:d'}}]}", "need a golden set"),
+        (
+            "golden: {items: [{name: a, prompt: b, check: {exact: c}},"
+            " {name: a, prompt: b, check: {exact: c}}]}",
+            "a: stands there twice",
+        ),
+    ],
+)
+def test_items_in_the_policy_are_checked_as_those_in_a_file(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "release.yaml").write_text(text)
+    with pytest.raises(Unprocessable, match=said):
+        read_policy(tmp_path / "release.yaml")
 
 
 def test_paths_are_relative_to_the_policy_file(tmp_path: Path) -> None:

@@ -75,8 +75,9 @@ affinity:
 {{/* Replicas over nodes, as far as nothing holds them together. */}}
 {{- define "learnback.spread" -}}
 topologySpreadConstraints:
-{{- if .values.topologySpreadConstraints }}
-  {{- toYaml .values.topologySpreadConstraints | nindent 2 }}
+{{- $own := dict "labelSelector" (dict "matchLabels" (include "learnback.selectorLabels" . | fromYaml)) }}
+{{- range .values.topologySpreadConstraints }}
+  - {{- toYaml (ternary . (merge (dict) . $own) (hasKey . "labelSelector")) | nindent 4 }}
 {{- else }}
   - maxSkew: 1
     topologyKey: kubernetes.io/hostname

@@ -86,6 +86,9 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- if and (ne $inference.autoscaling.by "none") (not (kindIs "invalid" $inference.replicas)) }}
 - inference.replicas would fight inference.autoscaling: remove it.
 {{- end }}
+{{- if and (ne $inference.autoscaling.by "none") (eq $inference.engine "external") }}
+- inference.autoscaling scales engines by their waiting requests, but inference.engine=external runs proxies: scale the engines where they run, and set inference.replicas.
+{{- end }}
 {{- if and (eq $inference.autoscaling.by "keda") (not $inference.autoscaling.prometheusUrl) }}
 - inference.autoscaling.by=keda asks Prometheus: set inference.autoscaling.prometheusUrl.
 {{- end }}
@@ -120,7 +123,7 @@ Refuses combinations of values that can't work, and says the way out. All that i
 
 {{/* A setting that a value of the chart sets would be there twice. */}}
 {{- define "learnback.validate.keys" -}}
-{{- $set := dict "inference" (list "host" "port" "public_name" "spool_bytes" "drain" "engine_urls" "engine_key" "engine_args") "feedback" (list "host" "port") "reward" (list "host" "port") "retraining" (list "host" "port") "release" (list "host" "port" "inference_url" "api_key" "policy") -}}
+{{- $set := dict "inference" (list "host" "port" "public_name" "spool_bytes" "drain" "engine_urls" "engine_key" "engine_args") "feedback" (list "host" "port") "reward" (list "host" "port") "retraining" (list "host" "port") "release" (list "host" "port" "inference_url" "api_key" "policy") "operator" (list "host" "port" "release_url" "api_key") -}}
 {{- range $process, $names := $set -}}
 {{- range $names -}}
 {{- if hasKey (index $.Values $process).settings . }}

@@ -106,10 +106,14 @@ class Alias(StrEnum):
 
 
 class Scope(StrEnum):
-    """What an API key may do."""
+    """What an API key may do. `admin` covers `release` and `train`, and nothing else."""
 
     INFER = "infer"
     FEEDBACK = "feedback"
+    RELEASE = "release"
+    """The admin API of the release process: look, ask, approve, promote, roll back."""
+    TRAIN = "train"
+    """The admin API of the retraining process: look, ask for runs, cancel them."""
     ADMIN = "admin"
 
 

@@ -8,8 +8,12 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from learnback.contracts.streams import STREAMS, Stream
+from learnback.contracts.streams import KEY_PREFIX, STREAMS, Stream
 from learnback.core.bus import order_of
+from learnback.core.errors import Conflict
+
+OWNER = f"{KEY_PREFIX}ledger"
+"""The id of the ledger whose processes use these streams."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,25 @@ async def lags(redis: Redis) -> list[GroupLag]:
                 )
             )
     return found
+
+
+async def claim(redis: Redis, ledger: str, *, take: bool = False) -> None:
+    """Let these streams belong to a ledger, by its id. Safe to repeat.
+
+    Raises Conflict if they belong to another one: what two loops say would mix. With `take` they
+    change hands.
+    """
+    if take:
+        await redis.set(OWNER, ledger)
+        return
+    await redis.set(OWNER, ledger, nx=True)
+    owner = _text(await redis.get(OWNER) or b"")
+    if owner != ledger:
+        raise Conflict(
+            f"These streams belong to another ledger ({owner}, not {ledger}): two loops would mix. "
+            "Give each a database number of its own (redis://host:6379/1). If the other ledger is "
+            "gone for good: `learnback migrate --take-streams`."
+        )
 
 
 async def memory(redis: Redis) -> tuple[int, int]:

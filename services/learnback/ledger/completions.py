@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from learnback.contracts.messages import CompletionServed
 from learnback.core.clock import now
 from learnback.core.errors import Unprocessable
+from learnback.ledger import evaluations
 from learnback.ledger.database import insert_new
 from learnback.ledger.prompts import prompt_key
 from learnback.ledger.tables import completions
@@ -163,9 +164,11 @@ async def page(
 
 async def erase(connection: AsyncConnection, tenant: str, completion_id: str) -> None:
     """Empty a completion for ever; what is left says that it was there and how it was served."""
+    mine = (completions.c.tenant == tenant, completions.c.id == completion_id)
+    key = await connection.scalar(select(completions.c.prompt_key).where(*mine))
     await connection.execute(
         update(completions)
-        .where(completions.c.tenant == tenant, completions.c.id == completion_id)
+        .where(*mine)
         .values(
             prompt=[],
             prompt_key="",
@@ -177,3 +180,5 @@ async def erase(connection: AsyncConnection, tenant: str, completion_id: str) ->
             erased_at=func.coalesce(completions.c.erased_at, now()),
         )
     )
+    if key:
+        await evaluations.forget(connection, key)

@@ -39,6 +39,8 @@ GAP_S = 0.1
 PATIENCE_S = 1.0
 """The longest that a request waits for the keys to be read."""
 NEVER = float("-inf")
+ADMINISTERED = frozenset({Scope.RELEASE, Scope.TRAIN})
+"""What `admin` covers. It never lets anybody ask the model or speak for people."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,10 @@ def digest(secret: str) -> str:
 
 
 def require_scope(principal: Principal, scope: Scope) -> None:
-    """Raises Forbidden unless the principal's key has `scope`; `admin` does not include others."""
-    if scope not in principal.scopes:
+    """Raises Forbidden unless the principal's key has `scope`, or `admin` where that covers it."""
+    if scope not in principal.scopes and not (
+        scope in ADMINISTERED and Scope.ADMIN in principal.scopes
+    ):
         raise Forbidden(
             f"This API key lacks the scope {scope.value!r}; "
             f"make one with `learnback keys create --scope {scope.value}`."
@@ -166,7 +170,7 @@ async def list_keys(connection: AsyncConnection, tenant: str | None = None) -> l
             id=row.id,
             tenant=row.tenant,
             name=row.name,
-            scopes=tuple(Scope(scope) for scope in row.scopes),
+            scopes=tuple(sorted(_known(row.scopes))),
             created_at=row.created_at,
             expires_at=row.expires_at,
             revoked_at=row.revoked_at,
@@ -271,13 +275,18 @@ class KeyRing:
             return
         self._entries = {
             row.digest: _Entry(
-                Principal(row.tenant, row.id, frozenset(Scope(s) for s in row.scopes)),
+                Principal(row.tenant, row.id, _known(row.scopes)),
                 row.expires_at,
             )
             for row in rows
         }
         self._loaded_at = started
         self._failing = False
+
+
+def _known(scopes: Iterable[str]) -> frozenset[Scope]:
+    """Of the scopes in the ledger those that this version knows: a newer one may be beside it."""
+    return frozenset(Scope(scope) for scope in scopes if scope in set(Scope))
 
 
 def bearer(authorization: str | None) -> str | None:

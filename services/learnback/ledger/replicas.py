@@ -103,3 +103,9 @@ async def loaded(connection: AsyncConnection, version: str, base_digest: str) ->
     """How many of those that take requests have `version`, which stands on this base."""
     serving = [r for r in await live(connection, base_digest) if r.serving]
     return Loaded(len(serving), tuple(r.id for r in serving if version not in r.versions))
+
+
+async def known(connection: AsyncConnection) -> list[Replica]:
+    """Also those that fell silent a while ago: they may yet use what they have loaded."""
+    query = select(replicas).where(replicas.c.seen_at > now() - FORGOTTEN).order_by(replicas.c.id)
+    return [Replica.model_validate(row) for row in await connection.execute(query)]

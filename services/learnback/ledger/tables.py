@@ -272,6 +272,29 @@ looks = Table(
 """Append-only: each look of the controller at a canary, what it measured and what it decided.
 `token` is the lease's, so that one can tell which controller looked."""
 
+identity = Table(
+    "identity",
+    metadata,
+    Column("subject", String(16), primary_key=True),
+    Column("id", ID, nullable=False),
+)
+"""One row, `ledger`: the ledger's own name, which streams remember as that of their owner."""
+
+evaluation_answers = Table(
+    "evaluation_answers",
+    metadata,
+    Column("version", NAME, primary_key=True),
+    Column("prompt_key", String(64), primary_key=True),
+    Column("prompt", Json, nullable=False),
+    Column("candidate", Text, nullable=False),
+    Column("stable", Text, nullable=False),
+    Column("candidate_reward", Float, nullable=False),
+    Column("stable_reward", Float, nullable=False),
+    Index(None, "prompt_key"),
+)
+"""Both answers to each held-out prompt of a version's last evaluation, for its report. Erasing a
+prompt's completions erases its row."""
+
 leases = Table(
     "leases",
     metadata,

@@ -14,8 +14,9 @@ from learnback.contracts.models import Alias, Scope
 from learnback.core.bus import create_groups
 from learnback.core.clock import now
 from learnback.core.errors import NotFound, Unavailable
-from learnback.core.streams import DeadLetter, dead_letters, lags, replay
+from learnback.core.streams import DeadLetter, claim, dead_letters, lags, replay
 from learnback.ledger import keys
+from learnback.ledger.identity import ledger_id
 from learnback.ledger.migrate import migrate
 from learnback.local.access import Access, ask, run
 from learnback.local.show import show_json, show_table
@@ -26,11 +27,19 @@ RETRY_S = 2.0
 """Between two looks at a database or a Redis that is away: it starts for seconds."""
 
 
-def run_migrate(home: Path | None, as_json: bool, wait_s: float = 0.0) -> None:
-    """Create or update the schema and the consumer groups; wait for what is away."""
+def run_migrate(
+    home: Path | None, as_json: bool, wait_s: float = 0.0, take_streams: bool = False
+) -> None:
+    """Create or update the schema and the consumer groups; wait for what is away.
+
+    Raises Conflict if the streams belong to another ledger, unless `take_streams`.
+    """
 
     async def work(opened: Access) -> None:
         await migrate(opened.database)
+        async with opened.database.write() as connection:
+            owner = await ledger_id(connection)
+        await claim(opened.redis, owner, take=take_streams)
         await create_groups(opened.redis)
 
     deadline = time.monotonic() + wait_s

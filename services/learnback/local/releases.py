@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from learnback.core.errors import Unprocessable
+from learnback.core.report import Page
 from learnback.local.access import run
 from learnback.local.show import show_json, show_table
-from learnback.release import asking, story
+from learnback.release import asking, reporting, story
 from learnback.release.schemas import Releases, ServedAt, Story
 
 
@@ -57,6 +58,23 @@ def run_show(home: Path | None, as_json: bool, version: str) -> None:
     show_table(f"Version {made.name}", ["", ""], rows)
     _show_gate(made.gate_report or {})
     _show_way(told)
+
+
+def run_report(home: Path | None, as_json: bool, version: str, out: Path | None) -> None:
+    """Write the report of an evaluation: HTML or Markdown by the file's name, or Markdown here."""
+    if as_json:
+        told: Story = run(home, lambda opened: story.tell(opened.database, version))
+        show_json(told.version.gate_report)
+        return
+    found: Page = run(home, lambda opened: reporting.read(opened.database, version))
+    if out is None:
+        click.echo(reporting.without_pictures(found).markdown())
+        return
+    if out.suffix == ".html":
+        out.write_text(found.html(), encoding="utf-8")
+    else:
+        out.write_text(reporting.without_pictures(found).markdown(), encoding="utf-8")
+    click.echo(f"The report of {version} is in {out}.")
 
 
 def run_ask(home: Path | None, as_json: bool, version: str, reason: str) -> None:

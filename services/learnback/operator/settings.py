@@ -24,6 +24,6 @@ class OperatorSettings(Settings):
     release_url: str = "http://127.0.0.1:8004"
     """Base URL of the release process."""
     api_key: SecretStr = SecretStr("")
-    """Key with the scope `admin` for the release process; empty where it asks for none."""
+    """Key with the scope `release` for the release process; empty where it asks for none."""
     poll: timedelta = timedelta(seconds=10)
     """How often versions are compared with objects; a change of an object is seen at once."""

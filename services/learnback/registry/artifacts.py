@@ -10,7 +10,9 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import fsspec
@@ -20,6 +22,8 @@ from learnback.core.errors import Conflict, LearnbackError, Unavailable
 CHUNK = 1 << 20
 MARKER = ".complete"
 """Written last, with the digest: where it is, the artifact is whole."""
+UPLOADING = ".uploading"
+"""Written first and removed last: what has it and no MARKER was begun by us and is not whole."""
 
 
 class ArtifactCorrupt(LearnbackError):
@@ -46,27 +50,27 @@ class ArtifactStore:
     """Artifacts under one root URL (`file:///...`, `s3://bucket/prefix`)."""
 
     def __init__(self, root: str) -> None:
-        self.filesystem, self.root = fsspec.core.url_to_fs(root)
+        self.url = root
+        options = {"auto_mkdir": True} if root.startswith("file://") else {}
+        self.filesystem, self.root = fsspec.core.url_to_fs(root, **options)
+        self._failures = _failures(root)
 
     def put(self, folder: Path, name: str) -> str:
         """Store a folder as `name` and return its digest. The same content again is a no-op.
 
         The name appears last: a store that died half-way holds no artifact of that name. Other
-        content under a name that is taken is refused (Conflict): names are never reused.
+        content under a name that is taken is refused (Conflict): names are never reused. Raises
+        Unavailable if the store can't be written.
         """
         digest = digest_folder(folder)
-        target = self._path(name)
-        if self.exists(name):
-            self._check_same(name, digest)
-            return digest
-        files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-        for relative, path in files.items():
-            remote = f"{target}/{relative}"
-            self.filesystem.makedirs(remote.rsplit("/", 1)[0], exist_ok=True)
-            self.filesystem.put_file(str(path), remote)
-        self._remove_strays(target, set(files))
-        with self.filesystem.open(f"{target}/{MARKER}", "w") as marker:
-            marker.write(digest)
+        try:
+            with self._reached():
+                if self._whole(name):
+                    self._check_same(name, digest)
+                else:
+                    self._upload(folder, name, digest)
+        except FileNotFoundError as error:
+            raise Unavailable(f"The artifact store {self.url} is not there: {error}") from error
         return digest
 
     def fetch(self, name: str, digest: str, cache: Path) -> Path:
@@ -93,17 +97,85 @@ class ArtifactStore:
 
     def exists(self, name: str) -> bool:
         """Whether an artifact of that name is complete."""
+        with self._reached():
+            return self._whole(name)
+
+    def delete(self, name: str) -> None:
+        """Remove an artifact; only after every replica has unloaded it.
+
+        Half an artifact never looks whole: if this dies half-way, it is one that was abandoned.
+        """
+        target = self._path(name)
+        try:
+            with self._reached():
+                if self._whole(name):
+                    self._write(f"{target}/{UPLOADING}", "")
+                    self.filesystem.rm_file(f"{target}/{MARKER}")
+                if self.filesystem.exists(target):
+                    self.filesystem.rm(target, recursive=True)
+        except FileNotFoundError as error:
+            raise Unavailable(f"{name!r} changed while it was removed; try again.") from error
+
+    def names(self) -> list[str]:
+        """The artifacts that are complete."""
+        with self._reached():
+            return [name for name in self._folders() if self._whole(name)]
+
+    def abandoned(self, before: datetime) -> list[str]:
+        """What was begun before a moment and never finished: its writer is long dead."""
+        with self._reached():
+            return [name for name in self._folders() if self._abandoned(name, before)]
+
+    def _folders(self) -> list[str]:
+        self.filesystem.invalidate_cache(self.root)
+        if not self.filesystem.exists(self.root):
+            return []
+        listed = self.filesystem.ls(self.root, detail=True)
+        return sorted(
+            entry["name"].rstrip("/").rsplit("/", 1)[-1]
+            for entry in listed
+            if entry["type"] == "directory"
+        )
+
+    def _abandoned(self, name: str, before: datetime) -> bool:
+        begun = f"{self._path(name)}/{UPLOADING}"
+        if self._whole(name) or not self.filesystem.exists(begun):
+            return False
+        return bool(self.filesystem.modified(begun) < before)
+
+    def _whole(self, name: str) -> bool:
         target = self._path(name)
         self.filesystem.invalidate_cache(target)  # others write here too
         return bool(self.filesystem.exists(f"{target}/{MARKER}"))
 
-    def delete(self, name: str) -> None:
-        """Remove an artifact; only after every replica has unloaded it."""
+    def _upload(self, folder: Path, name: str, digest: str) -> None:
         target = self._path(name)
-        if self.exists(name):  # the marker first: half an artifact must not look whole
-            self.filesystem.rm_file(f"{target}/{MARKER}")
-        if self.filesystem.exists(target):
-            self.filesystem.rm(target, recursive=True)
+        files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+        self._write(f"{target}/{UPLOADING}", digest)
+        for relative, path in files.items():
+            self.filesystem.put_file(str(path), f"{target}/{relative}")
+        self._settle(name, set(files))
+        self._write(f"{target}/{MARKER}", digest)
+        self.filesystem.rm_file(f"{target}/{UPLOADING}")
+
+    def _write(self, path: str, text: str) -> None:
+        with self.filesystem.open(path, "w") as file:
+            file.write(text)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Says in words what a store does that is away or does not want us."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except PermissionError as error:
+            raise Unavailable(
+                f"The artifact store {self.url} refuses us: {error}. For S3 see to the access key "
+                "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, or the pod's role) and to its rights."
+            ) from error
+        except self._failures as error:
+            raise Unavailable(f"The artifact store {self.url} can't be used: {error}") from error
 
     def _check_same(self, name: str, digest: str) -> None:
         with self.filesystem.open(f"{self._path(name)}/{MARKER}", "r") as marker:
@@ -114,28 +186,33 @@ class ArtifactStore:
                 "Names are content-addressed and never reused: take another one."
             )
 
-    def _remove_strays(self, target: str, files: set[str]) -> None:
-        """What an earlier store of other content left half-way."""
+    def _settle(self, name: str, files: set[str]) -> None:
+        """Remove what an earlier store of other content left half-way; all of ours must be there.
+
+        Raises Unavailable if somebody removed some of it meanwhile.
+        """
+        target = self._path(name)
         self.filesystem.invalidate_cache(target)
-        for path in self.filesystem.find(target):
-            if path[len(target) :].lstrip("/") not in files:
-                self.filesystem.rm_file(path)
+        there = {path[len(target) :].lstrip("/"): path for path in self.filesystem.find(target)}
+        for relative in there.keys() - files - {UPLOADING}:
+            self.filesystem.rm_file(there[relative])
+        if missing := files - there.keys():
+            raise Unavailable(f"{name!r} lost {min(missing)!r} while it was stored; try again.")
 
     def _download_or_say(self, name: str, folder: Path) -> None:
         try:
-            self._download(name, folder)
+            with self._reached():
+                self._download(name, folder)
         except FileNotFoundError as error:
             raise ArtifactCorrupt(f"Files of {name!r} are missing: {error}") from error
-        except OSError as error:
-            raise Unavailable(f"The artifact store can't be read: {error}") from error
 
     def _download(self, name: str, folder: Path) -> None:
         remote = self._path(name)
-        if not self.exists(name):
+        if not self._whole(name):
             raise ArtifactCorrupt(f"There are no complete files for {name!r} at {remote}.")
         for path in self.filesystem.find(remote):
             relative = path[len(remote) :].lstrip("/")
-            if relative == MARKER:
+            if relative in {MARKER, UPLOADING}:
                 continue
             if ".." in relative.split("/"):
                 raise ArtifactCorrupt(f"The store lists {relative!r} in {name!r}: outside of it.")
@@ -147,6 +224,15 @@ class ArtifactStore:
         if not name or any(part in {"", ".", ".."} for part in name.split("/")):
             raise ValueError(f"{name!r} is no artifact name")
         return f"{self.root}/{name}"
+
+
+def _failures(root: str) -> tuple[type[Exception], ...]:
+    """What a store's client raises: that of S3 lets errors of the library below it through."""
+    if not root.startswith("s3://"):
+        return (OSError,)
+    from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+
+    return (OSError, BotoCoreError)
 
 
 def _install(scratch: Path, local: Path, digest: str) -> Path:

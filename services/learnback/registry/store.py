@@ -47,6 +47,8 @@ class ModelVersion(BaseModel):
     approved_by: str | None = None
     created_at: datetime
     changed_at: datetime
+    deleted: bool = False
+    """Its files were collected, or are about to be; what it was stays known."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,33 @@ async def get(connection: AsyncConnection, name: str) -> ModelVersion:
     return version
 
 
+async def hold(connection: AsyncConnection, name: str) -> ModelVersion:
+    """The version called `name`; until the transaction ends nobody can collect its files.
+
+    Raises NotFound, and Conflict if they were collected.
+    """
+    query = select(model_versions.c.name).where(model_versions.c.name == name)
+    # in the way of collectors only: others who change the row need not wait
+    await connection.execute(query.with_for_update(read=True, key_share=True))
+    version = await get(connection, name)
+    if version.deleted:
+        raise Conflict(
+            f"The files of {name} were removed by garbage collection, since nobody had used it "
+            "for long; train again.",
+            field="version",
+        )
+    return version
+
+
+async def restore(connection: AsyncConnection, name: str) -> None:
+    """Take back that a version is deleted; its files must be put in the same transaction."""
+    await connection.execute(
+        update(model_versions)
+        .where(model_versions.c.name == name)
+        .values(deleted=False, changed_at=now())
+    )
+
+
 async def list_versions(
     connection: AsyncConnection, kind: VersionKind | None = None
 ) -> list[ModelVersion]:
@@ -203,11 +232,11 @@ async def move_alias(
 ) -> AliasState:
     """Let `alias` name `version`, if nobody moved it since `expected_revision`.
 
-    Raises Conflict otherwise, and NotFound for an unknown version. The move is kept in the
-    history within the same transaction.
+    Raises Conflict otherwise and for a version whose files are gone, and NotFound for an unknown
+    one. The move is kept in the history within the same transaction.
     """
     if version is not None:
-        await get(connection, version)
+        await hold(connection, version)
     before = await alias_state(connection, alias)
     if before.revision != expected_revision or not await _swap(
         connection, alias, version, weight, expected_revision

@@ -27,10 +27,13 @@ from learnback.ledger.keys import KeyRing
 from learnback.ledger.migrate import check_schema, migrate
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore, digest_model
+from learnback.registry.settings import RetentionSettings
+from learnback.release.collecting import Collector
 from learnback.release.controller import Controller
 from learnback.release.engine import Engine
 from learnback.release.policy import read_policy
 from learnback.release.routes import router
+from learnback.release.second import judging
 from learnback.release.settings import ReleaseSettings
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,8 @@ def create_app(
     """The app with its collaborators; it neither opens nor closes them."""
     engine = Engine(client, settings.inference_url, settings.api_key.get_secret_value())
     artifacts = ArtifactStore(common.artifact_root)
+    policy = read_policy(settings.policy)
+    judge_key = settings.judge_api_key.get_secret_value()
     controller = Controller(
         database,
         redis,
@@ -59,16 +64,18 @@ def create_app(
         engine,
         settings,
         common.home / PROCESS,
-        read_policy(settings.policy),
+        policy,
         common.held_out_share,
+        judging(client, policy.judge, judge_key) if policy.judge else None,
     )
+    collector = Collector(database, artifacts, controller.leadership, RetentionSettings())
     consumer = Consumer(redis, MODELS, GROUP, controller.on_trained, name=worker_name())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await migrate(database)
         await register_base(database, common.model)
-        loops = [controller.run_forever, controller.leadership.keep]
+        loops = [controller.run_forever, controller.leadership.keep, collector.run_forever]
         async with running(consumers=[consumer], loops=loops):
             yield
         await controller.leadership.give_up()

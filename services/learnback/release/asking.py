@@ -27,10 +27,10 @@ async def ask(database: Database, version: str, actor: str, reason: str) -> None
     """Ask for evaluation and canary of `version`, before all versions that nobody asked for.
 
     Asking again for what is on its way already changes only who asked last. Raises NotFound;
-    Unprocessable for what can't answer people; Conflict for what is stable now.
+    Unprocessable for what can't answer people; Conflict for what is stable now or was collected.
     """
     async with database.write() as connection:
-        wanted = await store.get(connection, version)
+        wanted = await store.hold(connection, version)
         check_servable(wanted)
         if (await store.alias_state(connection, Alias.STABLE)).version == version:
             raise Conflict(f"{version} answers everybody already.", field="version")

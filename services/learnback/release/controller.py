@@ -21,7 +21,7 @@ from learnback.contracts.models import Alias, VersionKind, VersionState
 from learnback.core.clock import now
 from learnback.core.errors import LearnbackError, Unavailable
 from learnback.core.settings import HELD_OUT_SHARE
-from learnback.ledger import releases
+from learnback.ledger import evaluations, releases
 from learnback.ledger.database import Database
 from learnback.ledger.leases import LeaseLost
 from learnback.ledger.releases import Release
@@ -38,6 +38,7 @@ from learnback.release.policy import ReleasePolicy
 from learnback.release.progress import Progress
 from learnback.release.queue import queue, way_of
 from learnback.release.rollout import Rollout, running
+from learnback.release.second import Judging
 from learnback.release.settings import ReleaseSettings
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Controller:
         folder: Path,
         policy: ReleasePolicy,
         held_out_share: float = HELD_OUT_SHARE,
+        judging: Judging | None = None,
     ) -> None:
         self.database = database
         self.redis = redis
@@ -70,7 +72,7 @@ class Controller:
         self.leadership = Leadership(database, settings.lease)
         self.rollout = Rollout(database, self.leadership)
         self.evaluator = Evaluator(
-            database, artifacts, engine, settings, folder, policy, held_out_share
+            database, artifacts, engine, settings, folder, policy, held_out_share, judging
         )
         self.progress: dict[str, Progress] = {}
         self._attempts: dict[str, int] = {}
@@ -157,6 +159,7 @@ class Controller:
                     expected=VersionState.REGISTERED,
                 )
                 if written:
+                    await evaluations.keep(connection, version, report.pairs)
                     await releases.change(
                         connection,
                         version,
@@ -233,16 +236,17 @@ class Controller:
         if stable.version is None:
             raise Unavailable("Nothing is served yet, so there is nothing to compare with.")
         progress = self.progress[candidate.name] = Progress(candidate.name)
-        evaluation = await self.evaluator.measure(candidate, stable.version, progress)
+        measured = await self.evaluator.measure(candidate, stable.version, progress)
         seconds = time.monotonic() - started
-        evaluation = evaluation.model_copy(update={"seconds": round(seconds, 3)})
+        evaluation = measured.evaluation.model_copy(update={"seconds": round(seconds, 3)})
         report = decide(evaluation, self.policy.gate)
         metrics.EVALUATION_SECONDS.observe(seconds)
         if evaluation.win_rate is not None:
             for bound in ("rate", "low", "high"):
                 metrics.WIN_RATE.labels(bound).set(getattr(evaluation.win_rate, bound))
         progress.begin("done")
-        return report.model_copy(update={"stable_revision": stable.revision})
+        kept = {"stable_revision": stable.revision, "pairs": measured.pairs}
+        return report.model_copy(update=kept)
 
     async def _wait(self) -> None:
         pause = self.settings.look_every

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from learnback.core.errors import Unavailable
 from learnback.ledger.evaluation import HeldOutPrompt
+from learnback.ledger.evaluations import Pair
 from learnback.models.text_features import words_of
 from learnback.release import metrics
 from learnback.release.analysis import Contrast, more_often, outcome, win_rate
@@ -63,30 +65,68 @@ def compare(
     keys = [p.key for p in prompts]
     ours, theirs = (side.texts(keys) for side in sides)
     both = [p for p in prompts if p.key in theirs and p.key in ours]
-    shared = [p.key for p in both]
-    rewards = [
-        judge.score_many([(p.messages, texts[p.key]) for p in both]) for texts in (ours, theirs)
-    ]
-    outcomes = [outcome(a, b) for a, b in zip(*rewards, strict=True)]
-    mine, other = [ours[key] for key in shared], [theirs[key] for key in shared]
+    answered = [p.key for p in both]
+    mine, other = [ours[key] for key in answered], [theirs[key] for key in answered]
     return base.model_copy(
         update={
             "prompts": len(theirs),
             "answered": len(both),
-            "wins": outcomes.count(1.0),
-            "ties": outcomes.count(0.5),
-            "losses": outcomes.count(0.0),
-            "outcomes": outcomes,
-            "rewards": [[round(r, 4) for r in side] for side in rewards],
-            "keys": shared,
-            "win_rate": win_rate(outcomes, seed=seed),
+            **_scored(both, ours, theirs, judge, seed),
             "candidate_answers": profile(mine),
             "stable_answers": profile(other),
+            "words": [[len(words_of(a)) for a in answers] for answers in (mine, other)],
             "length_ratios": _length_ratios(mine, other),
             "novelty_drops": _novelty_drops(mine, other),
-            "contrasts": base.contrasts | _contrasts(sides, shared),
+            "contrasts": base.contrasts | _contrasts(sides, answered),
         }
     )
+
+
+def _scored(
+    both: Sequence[HeldOutPrompt],
+    ours: Mapping[str, str],
+    theirs: Mapping[str, str],
+    judge: Scoring,
+    seed: int,
+) -> dict[str, Any]:
+    """Who won where, by the rewards. A prompt with an answer that has none is left out."""
+    rewards = [
+        judge.score_many([(p.messages, texts[p.key]) for p in both]) for texts in (ours, theirs)
+    ]
+    judged = [
+        (p, a, b) for p, a, b in zip(both, *rewards, strict=True) if a is not None and b is not None
+    ]
+    outcomes = [outcome(a, b) for _, a, b in judged]
+    strangers = [won for won, (p, *_) in zip(outcomes, judged, strict=True) if p.stranger]
+    return {
+        "wins": outcomes.count(1.0),
+        "ties": outcomes.count(0.5),
+        "losses": outcomes.count(0.0),
+        "outcomes": outcomes,
+        "rewards": [[round(a, 4) for _, a, _ in judged], [round(b, 4) for *_, b in judged]],
+        "keys": [p.key for p, *_ in judged],
+        "win_rate": win_rate(outcomes, seed=seed),
+        "strangers": win_rate(strangers, seed=seed),
+    }
+
+
+def pairs_of(
+    measured: Evaluation, sides: tuple[Side, Side], prompts: Sequence[HeldOutPrompt]
+) -> list[Pair]:
+    """Both answers to each prompt with their rewards."""
+    shown = {p.key: p.messages for p in prompts}
+    ours, theirs = (side.texts(measured.keys) for side in sides)
+    return [
+        Pair(
+            prompt_key=key,
+            prompt=list(shown[key]),
+            candidate=ours[key],
+            stable=theirs[key],
+            candidate_reward=a,
+            stable_reward=b,
+        )
+        for key, a, b in zip(measured.keys, *measured.rewards, strict=True)
+    ]
 
 
 def _contrasts(sides: tuple[Side, Side], keys: Sequence[str]) -> dict[str, Contrast]:

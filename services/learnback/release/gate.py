@@ -78,13 +78,14 @@ def _reason(check: Check) -> str:
 
 def _proofs(evaluation: Evaluation, policy: GatePolicy) -> list[Check]:
     rate = evaluation.win_rate
+    judged = rate.n if rate else 0
     shown = f"{rate.rate:.0%} [{rate.low:.0%}, {rate.high:.0%}]" if rate else "no comparison"
     return [
         Check(
             name="held_out_prompts",
-            value=float(evaluation.answered),
+            value=float(judged),
             threshold=f">= {policy.min_prompts}",
-            passed=evaluation.answered >= policy.min_prompts,
+            passed=judged >= policy.min_prompts,
             why="fewer prompts can't tell better from worse",
             guard=False,
         ),

@@ -13,7 +13,7 @@ from learnback.release.engine import Answer, Sampling
 from learnback.release.golden import GoldenCheck, GoldenItem, GoldenSet
 from learnback.release.measured import GoldenResult
 from learnback.release.questions import Question, Side
-from learnback.release.sandbox import CheckFailed, call
+from learnback.release.sandbox import CheckFailed, call, search
 
 Rate = Callable[[str, Sequence[dict[str, Any]], str], Awaitable[float | None]]
 """(rubric, messages, answer) -> a judge's rating in [0, 1]; None if it can't say."""
@@ -97,6 +97,8 @@ async def _right(
         right = [await _rated(item, answer, rate) for answer in given]
     elif item.check.python is not None:
         right = await call(golden.folder, item.check.python, item.model_dump(), given)
+    elif item.check.regex is not None:
+        right = await search(item.check.regex, given)
     else:
         right = [is_right(item.check, answer) for answer in given]
     return right + [False] * (len(answers) - len(given))
@@ -116,8 +118,6 @@ def is_right(check: GoldenCheck, answer: Answer) -> bool:
     text = answer.text or ""
     if check.exact is not None:
         return text.strip() == check.exact.strip()
-    if check.regex is not None:
-        return re.search(check.regex, text) is not None
     if check.json_schema is not None:
         return is_valid_json(text, check.json_schema)
     wanted = check.tool_call

@@ -26,8 +26,8 @@ ON_POLICY = "rloo"
 class Scoring(Protocol):
     """A reward model."""
 
-    def score_many(self, items: Iterable[tuple[PromptMessages, str]]) -> Sequence[float]:
-        """The rewards of many (prompt, answer), in order."""
+    def score_many(self, items: Iterable[tuple[PromptMessages, str]]) -> Sequence[float | None]:
+        """The rewards of many (prompt, answer), in order; None: it can't judge such a text."""
 
 
 @dataclass(frozen=True)

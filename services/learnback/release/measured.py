@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from learnback.contracts.models import VersionKind
+from learnback.ledger.evaluations import Pair
 from learnback.release.analysis import Contrast, Estimate
 from learnback.release.probes import AnswerProfile
 
@@ -100,11 +101,13 @@ class Evaluation(BaseModel):
     losses: int = 0
     win_rate: Estimate | None = None
     keys: list[str] = []
-    """The prompts that both answered: digests, never texts. All lists below are in this order."""
+    """The prompts whose answers were both judged: digests, never texts."""
     outcomes: list[float] = []
-    """1 for a win of the candidate, 0.5 for a tie, 0 for a loss."""
+    """By prompt of `keys`: 1 for a win of the candidate, 0.5 for a tie, 0 for a loss."""
     rewards: list[list[float]] = []
-    """The candidate's, then stable's."""
+    """The candidate's by prompt of `keys`, then stable's."""
+    words: list[list[int]] = []
+    """The candidate's answers', then stable's."""
     length_ratios: list[float] = []
     """The candidate's words per stable's."""
     novelty_drops: list[float] = []
@@ -119,6 +122,8 @@ class Evaluation(BaseModel):
     """Whether the policy names a golden set."""
     max_regressions: int = 0
     """As the policy had it."""
+    strangers: Estimate | None = None
+    """The win rate on prompts of people whom no version has learned from; None: there are none."""
     candidate_answers: AnswerProfile | None = None
     stable_answers: AnswerProfile | None = None
     note: str | None = None
@@ -153,6 +158,8 @@ class GateReport(BaseModel):
     evaluation: Evaluation | None = None
     stable_revision: int | None = None
     """The alias's revision that the candidate was compared with."""
+    pairs: list[Pair] = Field(default=[], exclude=True)
+    """Both answers to each prompt: kept beside the report, where erasing reaches them."""
 
     def as_json(self) -> dict[str, Any]:
         """For the ledger."""

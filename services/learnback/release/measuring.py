@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from learnback.contracts.models import VersionKind
+from learnback.core.errors import Unprocessable
 from learnback.core.settings import HELD_OUT_SHARE
 from learnback.ledger.database import Database
-from learnback.ledger.evaluation import HeldOutPrompt, held_out_prompts
+from learnback.ledger.evaluation import (
+    HeldOutComparison,
+    HeldOutPrompt,
+    held_out_comparisons,
+    held_out_prompts,
+)
+from learnback.ledger.evaluations import Pair
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
 from learnback.release import golden_checks, probing
 from learnback.release.answers import AnswerCache
 from learnback.release.engine import Answering, Sampling
-from learnback.release.evaluation import Round, compare, generate
+from learnback.release.evaluation import Round, compare, generate, pairs_of
 from learnback.release.gate import preconditions
 from learnback.release.golden import GoldenSet, read_golden
 from learnback.release.judging import find_judge, load_judge
 from learnback.release.measured import Evaluation
-from learnback.release.policy import ReleasePolicy
+from learnback.release.policy import GoldenPolicy, ReleasePolicy
 from learnback.release.progress import Progress
 from learnback.release.questions import Question, Side, of_prompts
+from learnback.release.second import Judging
 from learnback.release.settings import ReleaseSettings
 
 DISTANCE = "distance_from_reference"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, and the answers that it was measured on."""
+
+    evaluation: Evaluation
+    pairs: list[Pair] = field(default_factory=list)
 
 
 class Evaluator:
@@ -40,6 +57,7 @@ class Evaluator:
         folder: Path,
         policy: ReleasePolicy,
         held_out_share: float = HELD_OUT_SHARE,
+        judging: Judging | None = None,
     ) -> None:
         self.database = database
         self.artifacts = artifacts
@@ -47,13 +65,17 @@ class Evaluator:
         self.settings = settings
         self.policy = policy
         self.held_out_share = held_out_share
+        self.second = judging.second if judging else None
+        self.rate = judging.rate if judging else None
         self.judges = folder / "judges"
         self.cache = AnswerCache(folder / "answers")
-        self.golden: GoldenSet | None = read_golden(policy.golden.file) if policy.golden else None
+        self.golden = _golden(policy.golden) if policy.golden else None
+        if self.golden is not None and self.golden.needs_judge and judging is None:
+            raise Unprocessable("The golden set has checks by a judge; the policy names no judge.")
 
     async def measure(
         self, candidate: store.ModelVersion, stable: str, progress: Progress
-    ) -> Evaluation:
+    ) -> Measured:
         """All that the gate decides by; with a note where it is known to be in vain."""
         chosen = await find_judge(self.database, candidate, self.policy.gate.min_judge_accuracy)
         base = Evaluation(
@@ -67,20 +89,23 @@ class Evaluator:
         )
         failed = [c.name for c in preconditions(base, self.policy.gate) if not c.passed]
         if failed or chosen is None:
-            return base.model_copy(
-                update={"note": f"no answers were generated, since {', '.join(failed)} failed"}
-            )
+            note = f"no answers were generated, since {', '.join(failed)} failed"
+            return Measured(base.model_copy(update={"note": note}))
         prompts = await self._prompts()
         least = self.policy.gate.min_prompts
         if len(prompts) < least:
-            return base.model_copy(
-                update={"note": f"there are {len(prompts)} held-out prompts, {least} are needed"}
-            )
+            note = f"there are {len(prompts)} held-out prompts, {least} are needed"
+            return Measured(base.model_copy(update={"note": note}))
         judge = await load_judge(chosen, self.artifacts, self.judges)
         sides = await self._answers(candidate.name, stable, prompts, progress)
         progress.begin("scoring")
-        measured = await self._probed(base, sides)
-        return await asyncio.to_thread(compare, measured, sides, prompts, judge.model, 0)
+        probed = await self._probed(base, sides)
+        found = await asyncio.to_thread(compare, probed, sides, prompts, judge.model, 0)
+        if self.second is not None:
+            people = await self._people()
+            opinion = await self.second.opinion(found, sides, prompts, people)
+            found = found.model_copy(update={"second": opinion})
+        return Measured(found, pairs_of(found, sides, prompts))
 
     async def _answers(
         self, candidate: str, stable: str, prompts: Sequence[HeldOutPrompt], progress: Progress
@@ -104,13 +129,18 @@ class Evaluator:
         update: dict[str, object] = {"contrasts": contrasts, "not_offered": not_offered}
         if self.golden is not None and self.policy.golden is not None:
             update["golden"] = await golden_checks.judge_golden(
-                self.golden, self.policy.golden.repeats, sides, None
+                self.golden, self.policy.golden.repeats, sides, self.rate
             )
         return base.model_copy(update=update)
 
     async def _prompts(self) -> list[HeldOutPrompt]:
         async with self.database.read() as connection:
             return await held_out_prompts(connection, self.settings.prompts, self.held_out_share)
+
+    async def _people(self) -> list[HeldOutComparison]:
+        limit = self.policy.judge.pairs if self.policy.judge else 0
+        async with self.database.read() as connection:
+            return await held_out_comparisons(connection, limit, self.held_out_share)
 
     async def _distance(self, candidate: store.ModelVersion) -> float | None:
         """Of the weights; a prompt strategy has those of its parent, which on a base is none."""
@@ -124,3 +154,10 @@ class Evaluator:
         if parent is None or parent.kind is VersionKind.BASE:
             return 0.0 if parent else None
         return parent.metrics.get(DISTANCE)
+
+
+def _golden(policy: GoldenPolicy) -> GoldenSet:
+    """The set that a policy names, or holds. Unprocessable says what is wrong with it."""
+    if policy.file is not None:
+        return read_golden(policy.file)
+    return GoldenSet(items=policy.items or (), folder=Path())

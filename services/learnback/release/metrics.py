@@ -36,3 +36,8 @@ WAITING_REPLICAS = Gauge(
     "learnback_release_waiting_replicas",
     "Live replicas that have not loaded the version that is to get its first people.",
 )
+COLLECTED = Counter("learnback_release_collected_total", "What garbage collection took.", ["what"])
+"""`what`: marked (versions that nobody needs), removed (their files), abandoned (uploads)."""
+COLLECTION_FAILURES = Counter(
+    "learnback_release_collection_failures_total", "Passes that failed and are tried again."
+)

@@ -280,7 +280,7 @@ async def _target(connection: AsyncConnection, before: store.AliasState, to: str
         return to
     for name in earlier:
         found = await store.find(connection, name)
-        if found is not None and found.state is VersionState.PROMOTED:
+        if found is not None and found.state is VersionState.PROMOTED and not found.deleted:
             return name
     raise Conflict(f"There is no stable version before {before.version} to go back to.")
 

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from learnback.core.errors import Unprocessable
 from learnback.release.closed import Closed
+from learnback.release.golden import GoldenItem
 
 
 def _share(value: Any) -> Any:
@@ -193,13 +194,28 @@ class CanaryPolicy(Closed):
 class GoldenPolicy(Closed):
     """The operator's golden set: prompts whose answers must stay right."""
 
-    file: Path
-    """YAML or JSON lines, relative to the policy file (docs/evaluation.md shows one)."""
+    file: Path | None = None
+    """YAML or JSON lines, relative to the policy file."""
+    items: tuple[GoldenItem, ...] | None = Field(default=None, min_length=1)
+    """Or the items themselves: for a policy that travels alone, as the chart's does. Checks in
+    Python need a file."""
     repeats: int = Field(default=3, ge=1, le=20)
     """How often each item is asked, at temperature 0: batches still make answers vary a little.
     Items that stable does not always pass are flaky, and count neither way."""
     max_regressions: int = Field(default=0, ge=0)
     """Items that stable passes each time and the candidate fails more often than not."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.file is None) == (self.items is None):
+            raise ValueError("give either `file` or `items`")
+        names = [item.name for item in self.items or ()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: stands there twice")
+        if any(item.check.python for item in self.items or ()):
+            raise ValueError("checks in Python need a golden set in a file of its own")
+        return self
 
 
 class JudgePolicy(Closed):
@@ -252,7 +268,7 @@ def read_policy(path: Path | None) -> ReleasePolicy:
 def _resolved(policy: ReleasePolicy, folder: Path) -> ReleasePolicy:
     """The policy with the paths in it taken from its file's folder."""
     golden, judge = policy.golden, policy.judge
-    if golden is not None:
+    if golden is not None and golden.file is not None:
         golden = golden.model_copy(update={"file": folder / golden.file})
     if judge is not None and judge.rubric is not None:
         judge = judge.model_copy(update={"rubric": folder / judge.rubric})

@@ -19,7 +19,7 @@ LEAD = 200
 """Characters in which somebody who was contradicted says where they stand."""
 REPLY = Sampling(0.0, 24)
 """Of a doubted fact: whether it is upheld shows in the first words."""
-DOCUMENT = Sampling(0.0, 48)
+DOCUMENT = Sampling(0.0, 40)
 """Of JSON with two fields: some 20 tokens, and as many again for those who are chatty."""
 LEAST_ANSWERED = 0.5
 """Share of a probe's questions that stable must answer; with fewer it is not measured."""

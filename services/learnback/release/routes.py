@@ -13,6 +13,7 @@ from learnback.ledger.database import Database
 from learnback.ledger.keys import KeyRing, Principal, require_scope
 from learnback.release import asking, operations, story
 from learnback.release.controller import Controller
+from learnback.release.report_route import add_report_route
 from learnback.release.schemas import (
     AliasView,
     Ask,
@@ -31,14 +32,14 @@ from learnback.release.schemas import (
 def router(
     database: Database, controller: Controller, keys: KeyRing, keys_required: bool
 ) -> APIRouter:
-    """Routes under `/admin/v1`; all need the scope `admin`."""
+    """Routes under `/admin/v1`; all need the scope `release`."""
     routes = APIRouter(prefix="/admin/v1", tags=["release"])
 
     async def operator(request: Request) -> Principal:
         principal = await keys.authenticate(
             request.headers.get("authorization"), required=keys_required
         )
-        require_scope(principal, Scope.ADMIN)
+        require_scope(principal, Scope.RELEASE)
         return principal
 
     @routes.get("/releases")
@@ -119,6 +120,7 @@ def router(
         )
         return AliasView.of(moved)
 
+    add_report_route(routes, database, operator)
     return routes
 
 

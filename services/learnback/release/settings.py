@@ -26,6 +26,8 @@ class ReleaseSettings(Settings):
     """Base URL of the inference process (a Service on Kubernetes), without `/v1`."""
     api_key: SecretStr = SecretStr("")
     """Learnback key with the scope `infer`; empty where inference asks for none."""
+    judge_api_key: SecretStr = SecretStr("")
+    """Key of the policy's judge model, if it asks for one."""
     policy: Path | None = None
     """The release policy (docs/release-policy.md); none: what passes the gate is promoted."""
     prompts: int = Field(default=64, ge=1)

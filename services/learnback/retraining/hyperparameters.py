@@ -143,18 +143,53 @@ class RewardHyperparameters(Hyperparameters):
 
 
 class RlooHyperparameters(Hyperparameters):
-    """Policy gradient with a leave-one-out baseline (Ahmadian et al. 2024, arXiv:2402.14740)."""
+    """Policy gradient with a leave-one-out baseline (Ahmadian et al. 2024, arXiv:2402.14740).
 
-    learning_rate: PositiveFloat = 1e-4
+    `epochs` are passes over the prompts, `batch_size` is answers per forward pass, and at every
+    `checkpoint_every` steps held-out prompts are asked, to pick the checkpoint that is published.
+    `gradient_accumulation` is unused: a step learns from all its answers.
+    """
+
+    learning_rate: PositiveFloat = 3e-4
     """Peak of the schedule, per step of AdamW."""
-    beta: PositiveFloat = 0.1
-    """Weight of the distance from the base model in the reward."""
+    prompts_per_step: PositiveInt = 8
+    """Prompts that each step asks."""
     rollouts: int = Field(default=4, ge=2)
     """Answers per prompt; each one's baseline is the mean reward of the others."""
     max_new_tokens: PositiveInt = 64
-    """Tokens of a rollout."""
-    temperature: PositiveFloat = 1.0
-    """Of sampling the rollouts."""
+    """Tokens of a rollout. Sampled at temperature 1, as the gradient assumes."""
+    beta: float = Field(default=0.1, ge=0)
+    """What a nat of KL from the base model costs, in reward; where control begins."""
+    kl_target: PositiveFloat | None = 8.0
+    """Nats per answer that beta is steered to; None keeps beta as it is."""
+    kl_gain: PositiveFloat = 0.5
+    """How strongly beta reacts (arXiv:1909.08593, sec. 2.2, took 0.1 for far longer runs)."""
+    kl_stop: PositiveFloat = 40.0
+    """Nats per answer beyond which the run ends with what it had before."""
+    length_stop: float = Field(default=4.0, gt=1)
+    """The run ends as well when answers are so many times longer or shorter than the base's."""
+    mismatch_stop: PositiveFloat = 0.1
+    """Mean difference of the sampler's and the trainer's log-probabilities, in nats per token,
+    beyond which the run fails: the two then have different weights.
+    """
+    exact_kl: bool = True
+    """Measure the KL over the whole vocabulary; else from the sampled tokens, with less memory."""
+    evaluation_prompts: PositiveInt = 32
+    """Held-out prompts that are asked at each checkpoint."""
+    rollout_batch_size: PositiveInt = 32
+    """Answers sampled together, where the job samples itself."""
+    engine_url: str | None = Field(default=None, pattern=r"^https?://")
+    """A vLLM of the run's own that samples instead, with runtime LoRA updating on and the run's
+    folder under the same path; never the one that serves people.
+    """
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.kl_target is not None and self.beta == 0:
+            raise ValueError("beta 0 can't be steered to a kl_target: give a beta, or no target")
+        if self.engine_url is not None and self.adaptation == "full":
+            raise ValueError("an engine samples from adapters: full weights need no engine_url")
+        return self
 
 
 HYPERPARAMETERS: dict[str, type[Hyperparameters]] = {

@@ -191,12 +191,16 @@ class RunResult(BaseModel):
     seed: int
     steps: int
     seconds: float
+    train_seconds: float | None = None
+    """In the steps of the process that took the last one; None if it took none."""
     resumed_from_step: int = 0
     processes: int = 1
     """How many trained together."""
     rows_used: int
     rows_skipped: dict[str, int]
     """Why rows were left out: too_long, identical, empty, no_margin, ..."""
+    skipped: dict[str, str] = {}
+    """The same by feedback id; a duplicate is none, since its twin was used."""
     metrics: dict[str, float]
     """Means over the last quarter of the steps: loss, reward_accuracy, chosen_log_probability,
     ...

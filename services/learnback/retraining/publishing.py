@@ -13,8 +13,6 @@ from typing import Any
 
 from learnback.retraining.plan import ADAPTER_DIRECTORY, sync
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-
 
 def publish(
     model: Any,
@@ -30,16 +28,17 @@ def publish(
     weights give the same bytes. ``files`` go beside.
     """
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    kept = {"config.json", "adapter_config.json", "generation_config.json", *(files or ())}
     try:
         model.save_pretrained(partial, safe_serialization=True)
         if target.name == ADAPTER_DIRECTORY:
             _make_portable(partial / "adapter_config.json", base_model)
         else:
             _make_nameless(partial / "config.json")
-            tokenizer.save_pretrained(partial)
+            kept |= {Path(name).name for name in tokenizer.save_pretrained(partial)}
         for name, content in (files or {}).items():
             (partial / name).write_text(content, encoding="utf-8")
-        _tidy(partial, {*TOKENIZER_FILES, *(files or ())})
+        _tidy(partial, kept)
         digest = weights_digest(partial)
         shutil.rmtree(target, ignore_errors=True)  # of a process killed before result.json
         os.rename(partial, target)
@@ -59,20 +58,17 @@ def weights_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _tidy(folder: Path, others: set[str]) -> None:
-    """Keep weights, configurations and what is asked for; readable by all, and on the disk."""
+def _tidy(folder: Path, kept: set[str]) -> None:
+    """Keep weights and what is asked for; readable by all, and on the disk."""
     for path in folder.iterdir():
         weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
-        if not weights and path.name not in {"config.json", *CONFIGURATIONS, *others}:
+        if not weights and path.name not in kept:
             path.unlink()
             continue
         path.chmod(0o644)
         sync(path)
     folder.chmod(0o755)
     sync(folder)
-
-
-CONFIGURATIONS = ("adapter_config.json", "generation_config.json")
 
 
 def _make_portable(path: Path, base_model: str) -> None:

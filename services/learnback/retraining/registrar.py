@@ -28,7 +28,7 @@ from learnback.ledger import training
 from learnback.ledger.database import Database
 from learnback.ledger.runs import Run, RunState, change_run
 from learnback.models import linear_reward
-from learnback.registry import store
+from learnback.registry import garbage, store
 from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore, digest_folder
 from learnback.registry.store import ModelVersion
 from learnback.retraining.datasets.files import Manifest, load_manifest, load_pairs
@@ -82,12 +82,11 @@ class Registrar:
         self, connection: AsyncConnection, run: Run, made: _Made, *, move_reward: bool
     ) -> Registered:
         """The one transaction: versions, alias, signals and the run's end."""
-        reward = await store.register(connection, made.reward)
+        reward = await self._register(connection, made.reward, made.folder / REWARD_DIRECTORY)
         moved = move_reward and await _move_reward(connection, reward.name, run.id)
         in_use = (await store.alias_state(connection, Alias.REWARD)).version
-        adapter = await store.register(
-            connection, made.adapter.model_copy(update={"reward_model": in_use})
-        )
+        judged = made.adapter.model_copy(update={"reward_model": in_use})
+        adapter = await self._register(connection, judged, made.folder / ADAPTER_DIRECTORY)
         counts = await training.finish(connection, run.id, made.manifest.outcome_of(), adapter.name)
         progress = run.progress | {"signals": counts, "reward_model": reward.name}
         await change_run(
@@ -100,6 +99,11 @@ class Registrar:
         )
         log.info("run %s made %s and %s; signals: %s", run.id, adapter.name, reward.name, counts)
         return Registered(adapter, reward, moved, counts)
+
+    async def _register(
+        self, connection: AsyncConnection, version: ModelVersion, files: Path
+    ) -> ModelVersion:
+        return await garbage.register(connection, self.artifacts, version, files)
 
     async def announce(self, versions: Sequence[ModelVersion]) -> None:
         """Say that versions were trained. Raises RedisError if that is not certain."""
@@ -147,6 +151,7 @@ class _Made:
     reward: ModelVersion
     reward_model: linear_reward.LinearRewardModel
     held_out: list[linear_reward.Pair]
+    folder: Path
 
 
 def _collect(run: Run, base: ModelVersion, folder: Path) -> _Made:
@@ -170,7 +175,7 @@ def _collect(run: Run, base: ModelVersion, folder: Path) -> _Made:
         }
     )
     pairs = reward_trainer.of_held_out_prompts(held_out)
-    return _Made(manifest, adapter, reward, model, pairs)
+    return _Made(manifest, adapter, reward, model, pairs, folder)
 
 
 def _version(

@@ -74,12 +74,12 @@ def _parts(request: Request) -> Parts:
 Needs = Annotated[Parts, Depends(_parts)]
 
 
-async def _admin(parts: Needs, authorization: Annotated[str | None, Header()] = None) -> None:
+async def _trainer(parts: Needs, authorization: Annotated[str | None, Header()] = None) -> None:
     principal = await parts.ring.authenticate(authorization, required=parts.required)
-    require_scope(principal, Scope.ADMIN)
+    require_scope(principal, Scope.TRAIN)
 
 
-router = APIRouter(prefix="/admin/v1/runs", dependencies=[Depends(_admin)])
+router = APIRouter(prefix="/admin/v1/runs", dependencies=[Depends(_trainer)])
 
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED)

@@ -20,7 +20,11 @@ CURVES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "nats",
         ("answer_log_probability", "chosen_log_probability", "rejected_log_probability"),
     ),
-    ("KL from the reference", "nats per token", ("distance_from_reference", "kl")),
+    ("KL from the reference", "nats per token", ("distance_from_reference",)),
+    ("KL from the base model", "nats per answer", ("kl", "kl_sampled")),
+    ("Price of the KL", "reward per nat", ("beta",)),
+    ("Held-out win rate", "share", ("held_out_win_rate",)),
+    ("Sampler against trainer", "nats per token", ("mismatch",)),
     (
         "Length of answers",
         "tokens",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import ssl
 import subprocess
 import time
 from collections.abc import Callable
@@ -29,6 +31,8 @@ class Kube:
     """One namespace of the cluster."""
 
     namespace: str
+    controllers: bool = True
+    """Whether controllers run beside the API server."""
 
     def kubectl(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
         """What kubectl prints; fails the test with what it says."""
@@ -37,6 +41,37 @@ class Kube:
     def helm(self, *arguments: str) -> str:
         """What Helm prints, warnings of the API server included."""
         return _run([str(tool("helm")), "-n", self.namespace, *arguments], None, True)
+
+    def refused(self, *arguments: str, text: str | None = None) -> str:
+        """What kubectl says of something that the server must not take."""
+        command = [str(tool("kubectl")), "-n", self.namespace, *arguments]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        assert done.returncode != 0, f"{arguments} was taken: {done.stdout}"
+        return done.stderr
+
+    def install(self, *arguments: str) -> str:
+        """Install or upgrade as objects only: no hook runs, and nothing is waited for."""
+        command = ["upgrade", "--install", RELEASE, str(CHART), "--no-hooks", *arguments]
+        postgres = ["--set", "externalDatabase.existingSecret=postgres"]
+        return self.helm(*command, *postgres)
+
+    @property
+    def server(self) -> Object:
+        """The API server as the kubeconfig's current context names it."""
+        view = self.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json")
+        found: Object = json.loads(view)["clusters"][0]["cluster"]
+        return found
+
+    def trust(self) -> ssl.SSLContext | bool:
+        """How to verify the server."""
+        if self.server.get("insecure-skip-tls-verify"):
+            return False
+        authority = base64.b64decode(self.server["certificate-authority-data"]).decode()
+        return ssl.create_default_context(cadata=authority)
+
+    def token(self, account: str) -> str:
+        """A token of a service account, as its pods get it."""
+        return self.kubectl("create", "token", account).strip()
 
     def upgrade(self, *arguments: str, chart: Path = CHART) -> str:
         """Install or upgrade and wait until everything is ready."""

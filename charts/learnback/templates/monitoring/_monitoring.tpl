@@ -1,4 +1,17 @@
 {{/*
+The group of a file of alerts/ for this release, with the severity and the labels that the values give it.
+*/}}
+{{- define "learnback.alert" -}}
+{{- $values := .root.Values.monitoring.prometheusRule -}}
+{{- $group := first (include "learnback.alerts" . | fromYaml).groups -}}
+{{- range $rule := $group.rules -}}
+{{- $severity := get $values.severities $rule.alert | default $rule.labels.severity -}}
+{{- $_ := set $rule "labels" (merge (dict "severity" $severity) $values.alertLabels $rule.labels) -}}
+{{- end -}}
+{{- toYaml $group -}}
+{{- end -}}
+
+{{/*
 The rules of a file of alerts/ for this release. The files are whole without Helm, so that promtool reads and tests
 them; they say `learnback` in the namespace `learnback`, as after `helm install learnback -n learnback`.
 */}}

@@ -12,6 +12,7 @@ KEDA takes one of the two counts in each. "streams" are names in services/learnb
   metadata:
     address: {{ include "learnback.scaling.redisAddress" $root | quote }}
     enableTLS: {{ and (not $root.Values.valkey.enabled) $root.Values.externalRedis.tls | quote }}
+    databaseIndex: {{ ternary 0 $root.Values.externalRedis.databaseIndex $root.Values.valkey.enabled | quote }}
     stream: learnback:{{ $stream }}
     consumerGroup: {{ $group }}
     {{ $count }}: {{ $target | quote }}

@@ -14,6 +14,19 @@ redis-url: {{ .Values.externalRedis.url | quote }}
 {{- toJson ($secret.data | default dict) -}}
 {{- end -}}
 
+{{/* The keys of our own processes, and what each may do: no more than its user needs. */}}
+{{- define "learnback.keyScopes" -}}
+release: [infer]
+check: [infer, feedback]
+admin: [admin]
+{{- if eq .Values.apiKeys.operatorKey "operator" }}
+operator: [release]
+{{- end }}
+{{- if eq .Values.apiKeys.scheduleKey "schedule" }}
+schedule: [train]
+{{- end }}
+{{- end -}}
+
 {{- define "learnback.newKey" -}}
 {{- printf "lb_%s_%s" (randAlphaNum 32 | sha256sum | trunc 16) (randAlphaNum 43) -}}
 {{- end -}}

@@ -64,7 +64,9 @@ spec:
 {{- define "learnback.training.jobSet" -}}
 {{- $nodes := int .Values.training.jobSet.replicas -}}
 {{- $first := "${RUN_NAME}-node-0-0.${RUN_NAME}:29400" -}}
-{{- $command := list "torchrun" (printf "--nnodes=%d" $nodes) "--nproc-per-node=auto" "--max-restarts=0" "--rdzv-backend=c10d" (printf "--rdzv-endpoint=%s" $first) "--rdzv-id=${RUN_NAME}" "-m" "learnback.retraining.job" "${RUN_FOLDER}" -}}
+{{- /* torchrun's "auto" would count the node's cores where there is no GPU */}}
+{{- $processes := ternary "gpu" "1" (eq .Values.training.device "gpu") -}}
+{{- $command := list "python3" "-m" "learnback.retraining.several" (printf "--nnodes=%d" $nodes) (printf "--nproc-per-node=%s" $processes) "--max-restarts=0" "--rdzv-backend=c10d" (printf "--rdzv-endpoint=%s" $first) "--rdzv-id=${RUN_NAME}" "${RUN_FOLDER}" -}}
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:

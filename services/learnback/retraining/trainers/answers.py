@@ -5,16 +5,17 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-import torch
-
+from learnback.retraining.trainers.encoding import Encoder, Skip
 from learnback.retraining.trainers.loading import reference
+from learnback.retraining.trainers.rollouts import end_tokens, generate
 from learnback.retraining.trainers.rows import Messages
 
 SHOWN = 10
 MAX_NEW_TOKENS = 64
-MAX_SECONDS = 60.0
+MAX_SECONDS = 20.0
 """For each of the two models; what is not written by then is shown as far as it is."""
 
 
@@ -35,44 +36,47 @@ def sample(
     seed: int,
     copy: Any | None = None,
 ) -> list[Sample]:
-    """Greedy answers to at most ten different prompts, by the base model and by ``model``."""
-    asked = _pick(prompts, seed)
-    texts = [
-        tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in asked
-    ]
+    """Greedy answers to at most ten different prompts, by the base model and by ``model``.
+
+    Prompts that the template refuses, or that leave too little of ``limit`` tokens for an answer,
+    are not asked.
+    """
+    asked = _pick(prompts, Encoder(tokenizer, limit - MAX_NEW_TOKENS), seed)
+    tokens = [tokens for _, tokens in asked]
     was_training = model.training
     model.eval()
     with reference(model, copy) as base:
-        before = _generate(base, tokenizer, texts, limit)
-    after = _generate(model, tokenizer, texts, limit)
+        before = _answer(base, tokenizer, tokens)
+    after = _answer(model, tokenizer, tokens)
     model.train(was_training)
-    said = [prompt[-1]["content"] for prompt in asked]
+    said = [prompt[-1]["content"] for prompt, _ in asked]
     return [Sample(*row) for row in zip(said, before, after, strict=True)]
 
 
-def _pick(prompts: Sequence[Messages], seed: int) -> list[Messages]:
+def _pick(
+    prompts: Sequence[Messages], encoder: Encoder, seed: int
+) -> list[tuple[Messages, list[int]]]:
     different = list({repr(prompt): prompt for prompt in prompts}.values())
-    return random.Random(seed).sample(different, min(SHOWN, len(different)))
+    random.Random(seed).shuffle(different)
+    picked: list[tuple[Messages, list[int]]] = []
+    for prompt in different:
+        with suppress(Skip):
+            picked.append((prompt, encoder.question(prompt)))
+        if len(picked) == SHOWN:
+            break
+    return picked
 
 
-def _generate(model: Any, tokenizer: Any, texts: Sequence[str], limit: int) -> list[str]:
-    deadline = time.monotonic() + MAX_SECONDS
-    answers = []
-    for text in texts:
-        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
-        room = min(MAX_NEW_TOKENS, limit - ids["input_ids"].shape[1])
-        left = deadline - time.monotonic()
-        if room < 1 or left <= 0:
-            answers.append("")
-            continue
-        with torch.no_grad():
-            out = model.generate(
-                **ids,
-                do_sample=False,
-                max_new_tokens=room,
-                max_time=left,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        new = out[0, ids["input_ids"].shape[1] :]
-        answers.append(tokenizer.decode(new, skip_special_tokens=True).strip())
-    return answers
+def _answer(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> list[str]:
+    """One batch."""
+    rollouts = generate(
+        model,
+        prompts,
+        1,
+        MAX_NEW_TOKENS,
+        end_tokens(model, tokenizer),
+        tokenizer.pad_token_id,
+        temperature=0.0,
+        deadline=time.monotonic() + MAX_SECONDS,
+    )
+    return [tokenizer.decode(r.completion, skip_special_tokens=True).strip() for r in rollouts]

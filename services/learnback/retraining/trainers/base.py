@@ -20,7 +20,7 @@ import torch
 from learnback.core.report import Part
 from learnback.retraining.plan import CHECKPOINT_DIRECTORY, Hyperparameters, RunPlan
 from learnback.retraining.trainers import answers, checkpoints
-from learnback.retraining.trainers.encoding import Encoded, Encoder
+from learnback.retraining.trainers.encoding import Encoded, Encoder, Skipped
 from learnback.retraining.trainers.failures import BadData, Diverged, Interrupted
 from learnback.retraining.trainers.likelihood import distance_from_reference
 from learnback.retraining.trainers.progress import (
@@ -32,6 +32,7 @@ from learnback.retraining.trainers.progress import (
     describe,
     history_of,
     mean_of_last_quarter,
+    train_seconds_of,
 )
 from learnback.retraining.trainers.rows import Messages, Rows
 
@@ -71,6 +72,10 @@ class Trained:
     rows_used: int
     rows_skipped: dict[str, int]
     metrics: dict[str, float]
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Why rows were left out, by feedback id."""
+    train_seconds: float | None = None
+    """In the steps alone; None if there were none to take any more."""
     distance_from_reference: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     """One entry a step: `step` and the metrics by our names."""
@@ -224,7 +229,7 @@ class Fitting:
     prompts: list[Messages]
     """Some of them are answered for the report."""
     rows_used: int
-    rows_skipped: dict[str, int]
+    skipped: Skipped
 
     def run(self, trainer: Any, names: Mapping[str, str], copy: Any | None = None) -> Trained:
         """Fit, measure, and give the account. ``copy`` is the reference beside full weights."""
@@ -254,8 +259,10 @@ class Fitting:
             steps=steps,
             resumed_from_step=resumed,
             rows_used=self.rows_used,
-            rows_skipped=self.rows_skipped,
+            rows_skipped=dict(self.skipped.counts),
+            skipped=self.skipped.reasons,
             metrics=metrics,
+            train_seconds=train_seconds_of(trainer.state.log_history),
             distance_from_reference=distance,
             history=history,
             samples=samples,

@@ -113,7 +113,7 @@ def train(
         sequences=[chosen for _, (chosen, _) in usable],
         prompts=[row.prompt for row in rows.held_out or [row for row, _ in usable]],
         rows_used=len(usable),
-        rows_skipped=skipped,
+        skipped=skipped,
     )
     return fitting.run(trainer, METRICS, trainer.ref_model)
 

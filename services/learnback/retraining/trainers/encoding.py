@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +43,21 @@ class Usable(NamedTuple):
     answers: list[Encoded]
 
 
+@dataclass
+class Skipped:
+    """The rows that were left out."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, str] = field(default_factory=dict)
+    """By feedback id."""
+
+    def add(self, feedback_id: str, reason: str) -> None:
+        """Leave a row out; what a kept twin of it taught is not lost."""
+        self.counts[reason] += 1
+        if feedback_id and reason != "duplicate":
+            self.reasons[feedback_id] = reason
+
+
 @dataclass(frozen=True)
 class Encoder:
     """Turns chats into tokens by the base model's template, up to `limit` tokens."""
@@ -60,15 +75,8 @@ class Encoder:
         """The answer begins where the tokens of prompt and whole part. Raises Skip."""
         if not answer.text.strip():
             raise Skip("empty")
-        if any(message["role"] not in ROLES for message in prompt):
-            raise Skip("unknown_role")
-        try:
-            asked = self._ids(prompt, add_generation_prompt=True)
-            whole = self._ids([*prompt, {"role": "assistant", "content": answer.text}])
-        except TemplateError as error:
-            raise Skip("refused_by_template") from error
-        if len(asked) >= self.limit:
-            raise Skip("prompt_too_long")
+        asked = self.question(prompt)
+        whole = self._ids([*prompt, {"role": "assistant", "content": answer.text}])
         if len(whole) > self.limit:
             raise Skip("too_long")
         start = _common_prefix(asked, whole)
@@ -77,10 +85,22 @@ class Encoder:
             ids = without_false_end(ids, self.tokenizer.eos_token_id)
         return Encoded(asked[:start], ids)
 
+    def question(self, prompt: Messages) -> list[int]:
+        """A prompt up to where the answer begins. Raises Skip."""
+        if any(message["role"] not in ROLES for message in prompt):
+            raise Skip("unknown_role")
+        asked = self._ids(prompt, add_generation_prompt=True)
+        if len(asked) >= self.limit:
+            raise Skip("prompt_too_long")
+        return asked
+
     def _ids(self, messages: Messages, *, add_generation_prompt: bool = False) -> list[int]:
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except TemplateError as error:
+            raise Skip("refused_by_template") from error
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -89,14 +109,14 @@ def select(
     encoder: Encoder,
     answers: Callable[[Row], Sequence[Answer]],
     refuse: Callable[[Row], str | None],
-) -> tuple[list[Usable], dict[str, int]]:
-    """The rows that can be trained on, and how many were left out for which reason.
+) -> tuple[list[Usable], Skipped]:
+    """The rows that can be trained on, and what was left out for which reason.
 
     ``answers`` are a row's own; ``refuse`` names the reason of its method against it. Raises
     BadData if none is left.
     """
     usable: list[Usable] = []
-    skipped: Counter[str] = Counter()
+    skipped = Skipped()
     seen: set[str] = set()
     for row in rows:
         key = repr(row._replace(feedback_id=""))
@@ -106,12 +126,11 @@ def select(
             usable.append(Usable(row, [encoder.encode(row.prompt, a) for a in answers(row)]))
             seen.add(key)
         except Skip as reason_to_skip:
-            skipped[str(reason_to_skip)] += 1
+            skipped.add(row.feedback_id, str(reason_to_skip))
     if rows and not usable:
-        raise BadData(
-            f"no row can be trained on: {len(rows)} in the dataset, skipped {dict(skipped)}"
-        )
-    return usable, dict(skipped)
+        counts = dict(skipped.counts)
+        raise BadData(f"no row can be trained on: {len(rows)} in the dataset, skipped {counts}")
+    return usable, skipped
 
 
 def without_false_end(ids: list[int], end: int) -> list[int]:

@@ -37,6 +37,7 @@ from learnback.retraining.trainers.dpo import drop_reference_adapter
 from learnback.retraining.trainers.encoding import (
     Answer,
     Encoded,
+    Skipped,
     Usable,
     column,
     padded,
@@ -131,7 +132,7 @@ def train(
         sequences=[answer for row, (answer,) in usable if row.label],
         prompts=[row.prompt for row in rows.held_out or [row for row, _ in usable]],
         rows_used=len(usable),
-        rows_skipped=skipped,
+        skipped=skipped,
     )
     trained = fitting.run(trainer, METRICS, trainer.ref_model)
     trained.metrics |= {
@@ -142,8 +143,8 @@ def train(
     return trained
 
 
-def usable_rows(rows: Sequence[LabelRow], encoder: Encoder) -> tuple[list[Usable], dict[str, int]]:
-    """The rows that can be trained on, and how many can't for which reason. Raises BadData."""
+def usable_rows(rows: Sequence[LabelRow], encoder: Encoder) -> tuple[list[Usable], Skipped]:
+    """The rows that can be trained on, and what was left out. Raises BadData."""
     labels: dict[str, set[bool]] = {}
     for row in rows:
         labels.setdefault(_judged(row), set()).add(row.label)
@@ -155,8 +156,9 @@ def usable_rows(rows: Sequence[LabelRow], encoder: Encoder) -> tuple[list[Usable
 
     usable, skipped = select(rows, encoder, only_answer, unusable)
     if len({row.label for row, _ in usable}) < 2:
+        counts = dict(skipped.counts)
         kind = "liked" if usable[0].row.label else "disliked"
-        raise BadData(f"one-sided: all {len(usable)} usable answers were {kind}; skipped {skipped}")
+        raise BadData(f"one-sided: all {len(usable)} usable answers were {kind}; skipped {counts}")
     return usable, skipped
 
 

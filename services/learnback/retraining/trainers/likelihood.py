@@ -22,7 +22,7 @@ def completion_log_probabilities(
     No logits are computed for positions that lie in every row's prompt; on a CPU with a vocabulary
     of 49,152 they are half of a step.
     """
-    kept, targets, mask = _completions(inputs)
+    kept, targets, mask = completions(inputs)
     logits = model(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
@@ -66,7 +66,7 @@ def distance_from_reference(
 
 
 def _summed_kl(model: Any, inputs: dict[str, torch.Tensor], copy: Any | None) -> tuple[float, int]:
-    kept, _, mask = _completions(inputs)
+    kept, _, mask = completions(inputs)
     shown = {
         "input_ids": inputs["input_ids"],
         "attention_mask": inputs["attention_mask"],
@@ -79,7 +79,7 @@ def _summed_kl(model: Any, inputs: dict[str, torch.Tensor], copy: Any | None) ->
     return float((trained.exp() * (trained - base)).sum()), int(mask.sum())
 
 
-def _completions(
+def completions(
     inputs: dict[str, torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The positions whose logits are needed, (positions,), since position t predicts token t + 1;

@@ -28,10 +28,13 @@ from learnback.retraining.trainers import checkpoints
 from learnback.retraining.trainers.failures import Diverged, Interrupted
 
 DISTANCE = "distance_from_reference"
+SHOWN_EVERY_S = 0.2
 SHOWN = {
     "reward_accuracy": "accuracy",
     "reward_margin": "margin",
     "chosen_log_probability": "chosen",
+    "reward": "reward",
+    "kl": "KL",
     DISTANCE: "distance",
 }
 """Metrics on the terminal's line, by their short names there."""
@@ -64,13 +67,26 @@ class ProgressReport:
     main: bool = True
     """Whether this process is the one that writes."""
     started: float = field(default_factory=time.monotonic)
+    written: float = -math.inf
 
     def update(self, **changes: Any) -> None:
         """Change fields of Progress, set its seconds, write it and print it."""
         seconds = round(time.monotonic() - self.started, 1)
         self.progress = self.progress.model_copy(update={**changes, "seconds": seconds})
-        if not self.main:
-            return
+        if self.main:
+            self._write()
+
+    def step(self, **changes: Any) -> None:
+        """The same after a step; nobody looks more often than every SHOWN_EVERY_S seconds, and
+        syncing a file takes as long as a step of a small model.
+        """
+        if time.monotonic() - self.written >= SHOWN_EVERY_S:
+            self.update(**changes)
+        else:
+            self.progress = self.progress.model_copy(update=changes)
+
+    def _write(self) -> None:
+        self.written = time.monotonic()
         write_atomically(self.directory / PROGRESS_FILE, self.progress.model_dump_json())
         sys.stdout.write(self.line() + "\n")
         sys.stdout.flush()
@@ -119,7 +135,7 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
         self.first_step = state.global_step
         self.first_time = time.monotonic()
         if self.report.main:
-            self.events = _event_writer(self.report.directory, state.global_step)
+            self.events = event_writer(self.report.directory, state.global_step)
         self.report.update(state="training", step=state.global_step, max_steps=state.max_steps)
 
     def on_step_end(
@@ -159,7 +175,7 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
         per_step = (time.monotonic() - self.first_time) / max(
             state.global_step - self.first_step, 1
         )
-        self.report.update(
+        self.report.step(
             step=state.global_step,
             max_steps=state.max_steps,
             eta_seconds=round(per_step * (state.max_steps - state.global_step), 1),
@@ -188,8 +204,9 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def ours(logs: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, float]:
-    """What a Trainer logged, by our names."""
-    return {name: float(logs[theirs]) for theirs, name in names.items() if theirs in logs}
+    """What a Trainer logged, by our names; what is no number is left out."""
+    found = {name: float(logs[theirs]) for theirs, name in names.items() if theirs in logs}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def history_of(
@@ -206,6 +223,11 @@ def history_of(
     return [entries[step] for step in sorted(entries)]
 
 
+def train_seconds_of(log_history: Sequence[Mapping[str, Any]]) -> float | None:
+    """How long the steps of this process took; None if it took none."""
+    return next((float(e["train_runtime"]) for e in log_history if "train_runtime" in e), None)
+
+
 def mean_of_last_quarter(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Average metrics over the last quarter of the steps that trained; one that a step lacks
     counts where it is.
@@ -217,7 +239,7 @@ def mean_of_last_quarter(history: Sequence[Mapping[str, float]]) -> dict[str, fl
     return {name: sum(found) / len(found) for name, found in values.items()}
 
 
-def _event_writer(directory: Path, step: int) -> Any:
+def event_writer(directory: Path, step: int) -> Any:
     """Writes what `tensorboard --logdir` shows; what a killed process drew after `step` is
     dropped.
     """

@@ -53,7 +53,11 @@ from learnback.retraining.trainers.encoding import (
 from learnback.retraining.trainers.failures import Diverged
 from learnback.retraining.trainers.loading import load_scorer, load_tokenizer
 from learnback.retraining.trainers.losses import pair_losses
-from learnback.retraining.trainers.progress import history_of, mean_of_last_quarter
+from learnback.retraining.trainers.progress import (
+    history_of,
+    mean_of_last_quarter,
+    train_seconds_of,
+)
 from learnback.retraining.trainers.rows import PairRow
 
 DESCRIPTION_FILE = "reward.json"
@@ -132,8 +136,10 @@ def train(
         steps=steps,
         resumed_from_step=resumed,
         rows_used=len(usable),
-        rows_skipped=skipped,
+        rows_skipped=dict(skipped.counts),
+        skipped=skipped.reasons,
         metrics={},
+        train_seconds=train_seconds_of(trainer.state.log_history),
         history=history_of(trainer.state.log_history, METRICS),
     )
     trained.metrics = mean_of_last_quarter(trained.history)

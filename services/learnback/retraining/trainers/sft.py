@@ -93,7 +93,8 @@ def train(
         data_collator=_Collator(encoder.tokenizer.pad_token_id),
         processing_class=encoder.tokenizer,
     )
-    trainer.ref_model = load_reference_copy(plan)  # for what is measured; the loss needs none
+    copy = load_reference_copy(plan)  # for what is measured; the loss needs none
+    trainer.ref_model = copy if copy is None else copy.to(trainer.args.device)
     fitting = Fitting(
         plan=plan,
         encoder=encoder,
@@ -102,7 +103,7 @@ def train(
         sequences=[answer for _, (answer,) in usable],
         prompts=[row.prompt for row in rows.held_out or [row for row, _ in usable]],
         rows_used=len(usable),
-        rows_skipped=skipped,
+        skipped=skipped,
     )
     return fitting.run(trainer, METRICS, trainer.ref_model)
 

@@ -1,0 +1,384 @@
+"""Policy gradient on a learned reward: REINFORCE with a leave-one-out baseline and a KL penalty.
+
+Each step asks some prompts several times, scores the answers, and moves the policy towards R(s) -
+beta * log(p_RL(s) / p_PT(s)), where p_PT is always the base model (formulas and sources:
+advantages.py, kl.py). Departs from arXiv:2402.14740 in that beta follows a KL target, that rollouts
+may come from another engine and are then weighted by importance, and that a judge by which the
+policy is not paid picks the checkpoint. One update per batch of rollouts, so no ratio is clipped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from learnback.models import reward
+from learnback.retraining.plan import (
+    CHECKPOINT_DIRECTORY,
+    RlooHyperparameters,
+    RunPlan,
+    write_atomically,
+)
+from learnback.retraining.trainers import answers, kl, rloo_state
+from learnback.retraining.trainers.base import Trained
+from learnback.retraining.trainers.encoding import Encoded, Encoder
+from learnback.retraining.trainers.failures import BadData, Diverged, Interrupted
+from learnback.retraining.trainers.guards import check, drift_of
+from learnback.retraining.trainers.held_out_judge import find_judge, win_rate
+from learnback.retraining.trainers.likelihood import distance_from_reference
+from learnback.retraining.trainers.loading import (
+    load_model,
+    load_reference_copy,
+    load_tokenizer,
+    reference,
+)
+from learnback.retraining.trainers.policy import add_gradient, trainable
+from learnback.retraining.trainers.progress import (
+    ProgressReport,
+    StopRequest,
+    check_stop,
+    event_writer,
+    mean_of_last_quarter,
+)
+from learnback.retraining.trainers.rloo_state import RlooState
+from learnback.retraining.trainers.rollout_engine import EngineSampler
+from learnback.retraining.trainers.rollouts import (
+    LocalSampler,
+    Prompt,
+    Rollout,
+    Sampler,
+    end_tokens,
+    prompts_of_step,
+    select_prompts,
+    some,
+)
+from learnback.retraining.trainers.rows import PromptRow, Rows
+
+ROLLOUT_DIRECTORY, ENGINE_DIRECTORY = "rollouts", "engine"
+EVALUATION_SEED = 1_000_003
+"""Evaluations draw the same random numbers, so that they differ by the weights alone."""
+STEP_SEED = 7_919
+"""Keeps the random numbers of one step away from those of the next, and of neighbouring seeds."""
+
+
+def train(
+    plan: RunPlan,
+    rows: Rows[PromptRow],
+    directory: Path,
+    report: ProgressReport,
+    stop: StopRequest,
+) -> Trained:
+    """Train to the plan's last step, or until the policy drifts; hand over the best checkpoint.
+
+    Goes on from the newest whole checkpoint in ``directory``. Raises BadData if nothing can be
+    asked, Diverged if numbers are none, sampler and trainer disagree, or the policy drifts before
+    it was ever evaluated; Interrupted after SIGTERM (with a checkpoint).
+    """
+    settings = plan.settings(RlooHyperparameters)
+    set_seed(plan.seed)
+    tokenizer = load_tokenizer(plan.base_model)
+    encoder = Encoder.of(plan, tokenizer)
+    asked, skipped = select_prompts(rows.train, encoder, settings.max_new_tokens)
+    kept, _ = select_prompts(rows.held_out, encoder, settings.max_new_tokens)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadData("rloo learns in one process; more GPUs sample for it through engine_url")
+    if not asked:
+        raise BadData(f"no prompt can be asked: {len(rows.train)} in the dataset, {skipped}")
+    check_stop(stop)
+    evaluated = some(kept or asked, settings.evaluation_prompts, plan.seed)
+    run = _Run(plan, directory, tokenizer, asked, evaluated)
+    with closing(run.sampler):
+        resumed_from = run.fit(report, stop)
+        report.update(state="measuring", step=run.state.global_step, eta_seconds=None)
+        return run.account(resumed_from, skipped, encoder.limit)
+
+
+class _Run:
+    """One run, and everything that its steps need."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        directory: Path,
+        tokenizer: Any,
+        asked: list[Prompt],
+        evaluated: list[Prompt],
+    ) -> None:
+        self.plan = plan
+        self.settings = plan.settings(RlooHyperparameters)
+        self.directory = directory
+        self.checkpoints = directory / CHECKPOINT_DIRECTORY
+        self.tokenizer = tokenizer
+        self.asked = asked
+        self.evaluated = evaluated
+        self.max_steps = steps_of(self.settings, len(asked))
+        self.reward = open_reward(plan)
+        self.judge = find_judge(plan.dataset, plan.seed)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = load_model(plan).to(device)
+        if self.settings.gradient_checkpointing:
+            self.model.enable_input_require_grads()
+            self.model.gradient_checkpointing_enable()
+        copy = load_reference_copy(plan)
+        self.copy = None if copy is None else copy.to(device)
+        self.sampler = open_sampler(plan, directory, self.model, tokenizer)
+        self.optimizer = torch.optim.AdamW(
+            trainable(self.model).values(), lr=self.settings.learning_rate, weight_decay=0.0
+        )
+        self.state = RlooState(beta=self.settings.beta)
+
+    def fit(self, report: ProgressReport, stop: StopRequest) -> int:
+        """Train to the end and put the best weights into the model; returns the step it was
+        resumed from.
+        """
+        self.state = rloo_state.restore(
+            self.checkpoints, self.model, self.optimizer, self.settings.beta
+        )
+        resumed_from, started = self.state.global_step, time.monotonic()
+        report.update(state="training", step=resumed_from, max_steps=self.max_steps)
+        events = event_writer(self.directory, resumed_from)
+        if resumed_from == 0:
+            self._measure_base()
+        while self.state.global_step < self.max_steps and not self.state.drift:
+            self._stop_if_asked(stop)
+            self._step()
+            per_step = (time.monotonic() - started) / (self.state.global_step - resumed_from)
+            self._show(report, per_step * (self.max_steps - self.state.global_step))
+            if self._is_due():
+                self._evaluate()
+                self._save()
+            for name, value in self.state.history[-1].items():
+                events.add_scalar(name, value, self.state.global_step)
+        events.close()
+        if self.state.best_step == 0:
+            raise Diverged(f"{self.state.drift}, before the first checkpoint")
+        rloo_state.load_best(self.checkpoints, self.state, self.model)
+        return resumed_from
+
+    def account(self, resumed_from: int, skipped: dict[str, int], limit: int) -> Trained:
+        """What came of it; the distance is the mean KL per token of the policy's own answers."""
+        groups = self._ask(self.evaluated, 1, EVALUATION_SEED)
+        own = [Encoded(group[0].prompt, group[0].completion) for group in groups]
+        pad = self.tokenizer.pad_token_id
+        return Trained(
+            model=self.model,
+            tokenizer=self.tokenizer,
+            steps=self.state.global_step,
+            resumed_from_step=resumed_from,
+            rows_used=len(self.asked),
+            rows_skipped=skipped,
+            metrics=self.metrics(),
+            distance_from_reference=distance_from_reference(self.model, own, pad, copy=self.copy),
+            history=self.state.history,
+            samples=answers.sample(
+                self.model,
+                self.tokenizer,
+                [prompt.messages for prompt in self.evaluated],
+                limit=limit,
+                seed=self.plan.seed,
+                copy=self.copy,
+            ),
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Of the run: means over its last quarter, and how its end was chosen."""
+        found = mean_of_last_quarter(self.state.history)
+        found |= {
+            "best_step": float(self.state.best_step),
+            "stopped_early": float(bool(self.state.drift)),
+            "held_out_judge": float(self.judge is not None),
+        }
+        if self.state.best_win_rate is not None:
+            found["held_out_win_rate"] = self.state.best_win_rate
+        return found
+
+    def _step(self) -> None:
+        """Ask, score, learn, and look whether the policy still is where it should be."""
+        number = self.state.global_step
+        indices = prompts_of_step(
+            len(self.asked), self.settings.prompts_per_step, self.plan.seed, number
+        )
+        prompts = [self.asked[i] for i in indices]
+        groups = self._ask(prompts, self.settings.rollouts, STEP_SEED * (number + 1))
+        texts = [[self._text(rollout) for rollout in group] for group in groups]
+        scores = self._score(prompts, texts)
+        metrics = self._learn(groups, scores)
+        self.state.global_step += 1
+        self.state.history.append({"step": float(self.state.global_step), **metrics})
+        self._keep_rollouts(prompts, texts, scores)
+        if self.settings.kl_target is not None:
+            self.state.beta = kl.next_beta(
+                self.state.beta, metrics["kl"], self.settings.kl_target, self.settings.kl_gain
+            )
+        self.state.drift = drift_of(metrics, self.state.base_length, self.settings)
+
+    def _ask(
+        self, prompts: list[Prompt], samples: int, number: int, *, base: bool = False
+    ) -> list[list[Rollout]]:
+        """Answers of the policy, (prompts, samples), or of the base model."""
+        tokens, limit = [p.tokens for p in prompts], self.settings.max_new_tokens
+        seed = (self.plan.seed << 31) + number
+        if not base:
+            return self.sampler.sample(self.model, tokens, samples, limit, seed)
+        with reference(self.model, self.copy) as model:
+            return self.sampler.sample(model, tokens, samples, limit, seed, base=True)
+
+    def _score(self, prompts: list[Prompt], texts: list[list[str]]) -> torch.Tensor:
+        """The reward of each answer, (prompts, samples), NaN where it can't be judged."""
+        items = [
+            (tuple(prompt.messages), text)
+            for prompt, said in zip(prompts, texts, strict=True)
+            for text in said
+        ]
+        scores = [scored.score for scored in self.reward.score_batch(items)]
+        known = [math.nan if s is None or not math.isfinite(s) else s for s in scores]
+        return torch.tensor(known).view(len(prompts), -1)
+
+    def _learn(self, groups: list[list[Rollout]], scores: torch.Tensor) -> dict[str, float]:
+        """One optimiser step. Raises Diverged, and then no weight has changed."""
+        settings = self.settings
+        self.optimizer.zero_grad()
+        self.model.train()
+        account = add_gradient(
+            self.model,
+            self.copy,
+            groups,
+            scores,
+            beta=self.state.beta,
+            pad=self.tokenizer.pad_token_id,
+            batch_size=settings.batch_size,
+            exact_kl=settings.exact_kl,
+        )
+        norm = torch.nn.utils.clip_grad_norm_(
+            trainable(self.model).values(), settings.max_grad_norm
+        )
+        rate = learning_rate(self.state.global_step, self.max_steps, settings)
+        metrics = account.metrics() | {
+            "beta": self.state.beta,
+            "grad_norm": norm.item(),
+            "learning_rate": rate,
+        }
+        check(metrics, settings.mismatch_stop, self.state.global_step + 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return metrics
+
+    def _is_due(self) -> bool:
+        """Whether this step ends with an evaluation and a checkpoint; one that drifted does not."""
+        step = self.state.global_step
+        due = step % self.settings.checkpoint_every == 0 or step == self.max_steps
+        return due and not self.state.drift
+
+    def _measure_base(self) -> None:
+        """How long the base model's answers are, and what the held-out judge thinks of them."""
+        groups = self._ask(self.evaluated, 1, EVALUATION_SEED, base=True)
+        self.state.base_length = mean_length(groups)
+        self.state.base_scores = self._judged(groups)
+
+    def _evaluate(self) -> None:
+        """Ask held-out prompts, and keep the weights if the held-out judge likes them best."""
+        groups = self._ask(self.evaluated, 1, EVALUATION_SEED)
+        entry = self.state.history[-1]
+        entry["held_out_tokens"] = mean_length(groups)
+        if self.judge is not None:
+            rate = win_rate(self._judged(groups), self.state.base_scores)
+            entry["held_out_win_rate"] = rate
+            if self.state.best_win_rate is not None and rate <= self.state.best_win_rate:
+                return
+            self.state.best_win_rate = rate
+        rloo_state.keep_best(self.checkpoints, self.state, self.model)
+
+    def _judged(self, groups: list[list[Rollout]]) -> list[float]:
+        """The held-out judge's scores of one answer to each evaluated prompt; none without it."""
+        if self.judge is None:
+            return []
+        said = [self._text(group[0]) for group in groups]
+        return self.judge.scores(
+            [(p.messages, text) for p, text in zip(self.evaluated, said, strict=True)]
+        )
+
+    def _save(self) -> None:
+        rloo_state.save(self.checkpoints, self.state, self.model, self.optimizer)
+
+    def _stop_if_asked(self, stop: StopRequest) -> None:
+        if stop.requested:
+            if self.state.global_step > 0:
+                self._save()
+            raise Interrupted
+
+    def _text(self, rollout: Rollout) -> str:
+        return str(self.tokenizer.decode(rollout.completion, skip_special_tokens=True)).strip()
+
+    def _show(self, report: ProgressReport, seconds_left: float) -> None:
+        metrics = dict(self.state.history[-1])
+        report.update(
+            step=int(metrics.pop("step")),
+            max_steps=self.max_steps,
+            eta_seconds=round(seconds_left, 1),
+            loss=metrics.pop("loss"),
+            metrics=metrics,
+        )
+
+    def _keep_rollouts(
+        self, prompts: list[Prompt], texts: list[list[str]], scores: torch.Tensor
+    ) -> None:
+        """What the policy said, for people who look for answers that please only the reward."""
+        said = [
+            {"prompt": prompt.messages, "answer": text, "score": score if score == score else None}
+            for prompt, given, row in zip(prompts, texts, scores.tolist(), strict=True)
+            for text, score in zip(given, row, strict=True)
+        ]
+        folder = self.directory / ROLLOUT_DIRECTORY
+        folder.mkdir(exist_ok=True)
+        content = {"metrics": self.state.history[-1], "answers": said}
+        path = folder / f"{self.state.global_step:06}.json"
+        write_atomically(path, json.dumps(content, ensure_ascii=False))
+
+
+def steps_of(settings: RlooHyperparameters, prompts: int) -> int:
+    """Optimiser steps of a run over so many prompts."""
+    if settings.max_steps is not None:
+        return settings.max_steps
+    return max(1, math.ceil(settings.epochs * prompts / settings.prompts_per_step))
+
+
+def learning_rate(step: int, max_steps: int, settings: RlooHyperparameters) -> float:
+    """Of the step after ``step`` others: rises linearly through the warm-up, then falls to 0."""
+    warm = math.ceil(settings.warmup_fraction * max_steps)
+    if step < warm:
+        return settings.learning_rate * (step + 1) / (warm + 1)
+    return settings.learning_rate * (max_steps - step) / max(max_steps - warm, 1)
+
+
+def mean_length(groups: list[list[Rollout]]) -> float:
+    """Mean tokens of an answer."""
+    lengths = [len(rollout.completion) for group in groups for rollout in group]
+    return sum(lengths) / len(lengths)
+
+
+def open_reward(plan: RunPlan) -> reward.RewardModel:
+    """What the policy is paid by. Raises BadData."""
+    if plan.reward_model is None:
+        raise BadData("rloo needs a reward model")
+    try:
+        return reward.load(plan.reward_model)
+    except ValueError as error:
+        raise BadData(f"the reward model can't be used: {error}") from error
+
+
+def open_sampler(plan: RunPlan, directory: Path, model: Any, tokenizer: Any) -> Sampler:
+    """An engine's, if the plan names one, else the model's own."""
+    settings = plan.settings(RlooHyperparameters)
+    if settings.engine_url is not None:
+        return EngineSampler(settings.engine_url, directory / ENGINE_DIRECTORY, plan.run_id)
+    ends = end_tokens(model, tokenizer)
+    return LocalSampler(ends, tokenizer.pad_token_id, settings.rollout_batch_size)

@@ -1,0 +1,117 @@
+"""Training jobs as processes of their own that start in a moment: see job_server.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from learnback.retraining.plan import ExitCode, Progress, RunResult
+
+WAIT_S = 120.0
+
+
+class Job:
+    """One process that runs, or ran, the job of a folder."""
+
+    def __init__(self, jobs: Jobs, run: Path, process: int) -> None:
+        self.jobs, self.run, self.process = jobs, run, process
+        self.status: int | None = None
+
+    @property
+    def output(self) -> str:
+        path = self.run / f"output-{self.process}"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def poll(self) -> int | None:
+        if self.status is None:
+            said = self.jobs.ask(f"poll {self.process}")
+            self.status = None if said == "-" else int(said)
+        return self.status
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.process, number)
+
+    def finish(self) -> int:
+        """The exit status, once there is one."""
+        self.wait_until("the end of the job", lambda: self.poll() is not None)
+        assert self.status is not None
+        return self.status
+
+    def wait_until(self, what: str, predicate: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not predicate():
+            if self.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(
+                    f"never happened: {what} (status {self.status})\n{self.output}"
+                )
+            time.sleep(0.005)
+
+
+class Jobs:
+    """The server, and the jobs that it starts."""
+
+    def __init__(self) -> None:
+        self.started: list[Job] = []
+        self.server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "job_server.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "HF_HUB_OFFLINE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+            },
+        )
+
+    def ask(self, command: str) -> str:
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(command + "\n")
+        self.server.stdin.flush()
+        return self.server.stdout.readline().strip()
+
+    def start(self, run: Path, **environment: object) -> Job:
+        changes = " ".join(f"{name}={value}" for name, value in environment.items())
+        job = Job(self, run, int(self.ask(f"start {run} {changes}")))
+        self.started.append(job)
+        return job
+
+    def run(self, run: Path, **environment: object) -> tuple[int, str]:
+        """Exit status and output of a job."""
+        job = self.start(run, **environment)
+        return job.finish(), job.output
+
+    def done(self, run: Path) -> RunResult:
+        """The result of a job that must succeed."""
+        status, output = self.run(run)
+        assert status == ExitCode.DONE, output
+        return result_of(run)
+
+
+@pytest.fixture(scope="session")
+def jobs() -> Iterator[Jobs]:
+    found = Jobs()
+    yield found
+    for job in found.started:
+        if job.poll() is None:
+            job.send(signal.SIGKILL)
+    assert found.server.stdin is not None
+    found.server.stdin.close()
+    assert found.server.wait(30) == 0
+
+
+def result_of(run: Path) -> RunResult:
+    return RunResult.model_validate_json((run / "result.json").read_bytes())
+
+
+def progress_of(run: Path) -> Progress:
+    return Progress.model_validate_json((run / "progress.json").read_bytes())
