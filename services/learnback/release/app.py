@@ -25,6 +25,8 @@ from learnback.core.settings import CommonSettings, keys_required
 from learnback.ledger.database import Database
 from learnback.ledger.keys import KeyRing
 from learnback.ledger.migrate import check_schema, migrate
+from learnback.models.pooling_reward import models_of
+from learnback.models.reward import RewardModels
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore, digest_model
 from learnback.registry.settings import RetentionSettings
@@ -51,6 +53,7 @@ def create_app(
     database: Database,
     redis: Redis,
     client: httpx.AsyncClient,
+    models: RewardModels | None = None,
 ) -> FastAPI:
     """The app with its collaborators; it neither opens nor closes them."""
     engine = Engine(client, settings.inference_url, settings.api_key.get_secret_value())
@@ -67,6 +70,7 @@ def create_app(
         policy,
         common.held_out_share,
         judging(client, policy.judge, judge_key) if policy.judge else None,
+        models,
     )
     collector = Collector(database, artifacts, controller.leadership, RetentionSettings())
     consumer = Consumer(redis, MODELS, GROUP, controller.on_trained, name=worker_name())
@@ -135,12 +139,14 @@ def build(settings: ReleaseSettings, common: CommonSettings) -> FastAPI:
         timeout=httpx.Timeout(settings.request_timeout.total_seconds(), connect=5.0),
         limits=httpx.Limits(max_connections=settings.concurrency + 2),
     )
-    app = create_app(settings, common, database=database, redis=redis, client=client)
+    models = models_of(common)
+    app = create_app(settings, common, database=database, redis=redis, client=client, models=models)
     inner = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            stack.callback(models.close)
             stack.push_async_callback(database.close)
             stack.push_async_callback(redis.aclose)
             stack.push_async_callback(client.aclose)

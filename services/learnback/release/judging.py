@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from learnback.contracts.models import Alias, PromptMessages, VersionKind
 from learnback.ledger.database import Database
-from learnback.models import linear_reward
+from learnback.models.reward import RewardModel, RewardModels
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore
 from learnback.release.analysis import proportion
@@ -108,18 +108,34 @@ def facts_of(version: store.ModelVersion) -> Judge:
     )
 
 
-async def load_judge(chosen: Chosen, artifacts: ArtifactStore, cache: Path) -> LoadedJudge:
-    """Fetch, verify and load. Raises ArtifactCorrupt for unusable files, Unavailable for none."""
+async def load_judge(
+    chosen: Chosen, artifacts: ArtifactStore, cache: Path, models: RewardModels
+) -> LoadedJudge:
+    """Fetch, verify and open, whatever kind it is of.
+
+    Raises ArtifactCorrupt for what can't be used here, Unavailable for what is away.
+    """
     version = chosen.version
     name, digest = version.artifact, version.artifact_digest
     if name is None or digest is None:
         raise ArtifactCorrupt(f"The reward model {version.name} has no files.")
     folder = await asyncio.to_thread(artifacts.fetch, name, digest, cache)
     try:
-        model = await asyncio.to_thread(linear_reward.load, folder)
+        model = await asyncio.to_thread(models.open, version.name, folder)
     except ValueError as error:
         raise ArtifactCorrupt(f"The reward model {version.name}: {error}") from error
-    return LoadedJudge(chosen.facts, model)
+    return LoadedJudge(chosen.facts, _Scores(model))
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Scores alone: an evaluation counts those that are missing, and does not ask why."""
+
+    model: RewardModel
+
+    def score_many(self, items: Iterable[tuple[PromptMessages, str]]) -> list[float | None]:
+        """See `Scoring`. Raises Unavailable."""
+        return [scored.score for scored in self.model.score_batch(list(items))]
 
 
 def _number(value: object, kind: type[N]) -> N | None:
