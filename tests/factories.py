@@ -8,6 +8,7 @@ from typing import Any
 from learnback.contracts.messages import ModelTrained, ReleaseChanged
 from learnback.contracts.models import Alias, VersionKind
 from learnback.core.clock import now
+from learnback.models.example_bank import Entry, entry_id
 from learnback.registry.store import ModelVersion
 
 AT = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
@@ -35,3 +36,16 @@ def a_version(name: str, **changes: Any) -> ModelVersion:
         "changed_at": now(),
     }
     return ModelVersion(**values | changes)
+
+
+def an_example(user: str, **changes: Any) -> Entry:
+    values: dict[str, Any] = {
+        "tenant": "default",
+        "system_key": "",
+        "prompt_key": "",
+        "user": user,
+        "answer": f"an answer to {user}",
+        "quality": 0.5,
+    } | changes
+    made = entry_id(values["tenant"], values["system_key"], user, values["answer"])
+    return Entry(**{"id": made} | values)

@@ -46,6 +46,8 @@ class FakeEngine:
     """How to fail, whatever the model: `error-500`, `torn`, `error-in-stream`, `refuse`."""
     wait: Callable[[], Any] | None = None
     """Awaited before each token, for tests that hold a stream in the middle."""
+    context: int | None = None
+    """`max_model_len` of its models; None: it does not say."""
     gate: Callable[[str], Any] | None = None
     """Awaited before each answer with the model's name, for tests that hold a load."""
 
@@ -202,7 +204,8 @@ class FakeEngine:
 
     async def _models(self, request: Request) -> Response:
         names = sorted(self.models or {"base"})
-        return JSONResponse({"object": "list", "data": [{"id": n} for n in names]})
+        known = {} if self.context is None else {"max_model_len": self.context}
+        return JSONResponse({"object": "list", "data": [{"id": n, **known} for n in names]})
 
     async def _admin(self, request: Request) -> Response:
         self.admin_calls.append(request.url.path)

@@ -13,10 +13,14 @@ from typing import Any
 import httpx
 import uvicorn
 from tests.conftest import wait_until
+from tests.factories import a_version
 from tests.fake_engine import FakeEngine
 
-from learnback.contracts.messages import CompletionServed
-from learnback.contracts.streams import COMPLETIONS
+from learnback.contracts.messages import CompletionServed, ReleaseChanged
+from learnback.contracts.models import Alias
+from learnback.contracts.streams import COMPLETIONS, RELEASES
+from learnback.core.bus import publish
+from learnback.core.clock import now
 from learnback.core.settings import CommonSettings
 from learnback.inference.library import Base
 from learnback.inference.loaders import AsgiLoader, HttpLoader
@@ -24,6 +28,8 @@ from learnback.inference.middleware import LearnbackMiddleware
 from learnback.inference.proxy import create_app
 from learnback.inference.services import Services, base_of, open_services
 from learnback.inference.settings import InferenceSettings
+from learnback.registry import store
+from learnback.registry.artifacts import ArtifactStore
 
 DIGEST = "0" * 64
 MODEL = "models/tiny"
@@ -134,3 +140,65 @@ async def wait_recorded(redis: Any, count: int = 1) -> list[CompletionServed]:
         return found if len(found) >= count else []
 
     return list(await wait_until(enough, f"{count} completions are recorded"))
+
+
+async def add_adapter(server: Server, name: str, **changes: Any) -> Path:
+    """Register an adapter with its files; the folder of the files in the store."""
+    folder = server.home / "made" / name
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_text(f"weights of {name}")
+    artifacts = ArtifactStore(server.common.artifact_root)
+    digest = artifacts.put(folder, f"adapters/{name}")
+    values = {
+        "base_digest": DIGEST,
+        "artifact": f"adapters/{name}",
+        "artifact_digest": digest,
+    } | changes
+    async with server.now.follower.database.write() as connection:
+        await store.register(connection, a_version(name, **values))
+    return server.home / "artifacts" / "adapters" / name
+
+
+async def move(
+    server: Server, alias: Alias, version: str | None, weight: float = 1.0, redis: Any = None
+) -> None:
+    async with server.now.follower.database.write() as connection:
+        before = await store.alias_state(connection, alias)
+        after = await store.move_alias(
+            connection,
+            alias,
+            version,
+            expected_revision=before.revision,
+            actor="test",
+            reason="test",
+            weight=weight,
+        )
+    if redis is not None:
+        message = ReleaseChanged(alias=alias, version=version, revision=after.revision, at=now())
+        await publish(redis, RELEASES, [message])
+
+
+async def version_for(server: Server, **fields: Any) -> str:
+    answer = await server.chat(**fields)
+    assert answer.status_code == 200, answer.text
+    return answer.headers["x-learnback-version"]
+
+
+async def swap_under_load(server: Server, names: list[str], redis: Any) -> list[httpx.Response]:
+    """Make each version stable in turn while eight people stream answers; all their answers."""
+    stop = asyncio.Event()
+    answers: list[httpx.Response] = []
+
+    async def person(name: str) -> None:
+        while not stop.is_set():
+            answers.append(await server.chat("a b c d e", stream=True, user=name))
+
+    people = [asyncio.create_task(person(f"user-{i}")) for i in range(8)]
+    for name in names:
+        await move(server, Alias.STABLE, name, redis=redis)
+        await wait_until(lambda n=name: server.now.follower.snapshot.stable == n, name)
+        seen = len(answers)
+        await wait_until(lambda n=seen: len(answers) > n + 16, "everybody got an answer")
+    stop.set()
+    await asyncio.gather(*people)
+    return answers

@@ -9,13 +9,15 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
 from learnback import __version__
+from learnback.cli_keys import keys
+from learnback.cli_options import errors_shown, operator
+from learnback.cli_prompts import prompts
 
 PROCESSES = {
     "inference": ("learnback.inference.serve", "Answer the OpenAI API with vLLM."),
@@ -26,14 +28,15 @@ PROCESSES = {
     "operator": ("learnback.operator.app", "Show releases as Kubernetes objects."),
 }
 
-SCOPES = ["infer", "feedback", "release", "train", "admin"]
-"""As in contracts.models.Scope, which takes too long to import here; a test compares."""
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="learnback")
 def main() -> None:
     """An OpenAI-compatible model server that learns from the people who use it."""
+
+
+main.add_command(keys)
+main.add_command(prompts)
 
 
 def _process_command(name: str, module: str, about: str) -> click.Command:
@@ -48,40 +51,8 @@ for _name, (_module, _about) in PROCESSES.items():
     main.add_command(_process_command(_name, _module, _about))
 
 
-def _errors_shown(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Show our own errors as one line and exit with 1."""
-
-    @wraps(command)
-    def shown(*args: Any, **kwargs: Any) -> Any:
-        from learnback.core.errors import LearnbackError
-
-        try:
-            return command(*args, **kwargs)
-        except LearnbackError as error:
-            raise click.ClickException(error.detail) from error
-
-    return shown
-
-
 def _operator(*, group: click.Group = main, name: str | None = None) -> Callable[..., Any]:
-    """An operator's command: `--home`, `--json`, our errors in one line."""
-
-    def decorate(function: Callable[..., Any]) -> click.Command:
-        options = [
-            click.option(
-                "--home",
-                type=click.Path(path_type=Path),
-                default=None,
-                help="Folder of the platform (default: LEARNBACK_HOME, else .learnback).",
-            ),
-            click.option("--json", "as_json", is_flag=True, help="Answer as JSON."),
-        ]
-        shown = _errors_shown(function)
-        for option in options:
-            shown = option(shown)
-        return group.command(name)(shown)
-
-    return decorate
+    return operator(group, name)
 
 
 def _home(home: Path | None) -> Path:
@@ -97,7 +68,7 @@ def _home(home: Path | None) -> Path:
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="First of five ports.")
-@_errors_shown
+@errors_shown
 def up(model: str | None, home: Path | None, host: str, port: int) -> None:
     """Run the whole platform on this machine until Ctrl-C."""
     import asyncio
@@ -125,7 +96,7 @@ def up(model: str | None, home: Path | None, host: str, port: int) -> None:
 @click.option("--model", default=None, help="Folder or hub name (default: SmolLM2-135M-Instruct).")
 @click.option("--prompts", default=None, type=int, help="How many prompts people ask.")
 @click.option("--list", "list_only", is_flag=True, help="List the preferences and end.")
-@_errors_shown
+@errors_shown
 def demo(list_only: bool, **options: Any) -> None:
     """Close the loop before your eyes: people, feedback, training, gate, hot swap."""
     from learnback.local.demo import list_preferences, run_demo
@@ -157,7 +128,7 @@ def demo(list_only: bool, **options: Any) -> None:
     show_default=True,
     help="Folder for the page, the pictures and the runs.",
 )
-@_errors_shown
+@errors_shown
 def ladder(**options: Any) -> None:
     """Measure how far prompts, SFT, DPO, KTO and RLOO get, by a judge that none of them sees."""
     from learnback.local.ladder.run import run_ladder
@@ -192,7 +163,7 @@ def migrate(home: Path | None, as_json: bool, wait_s: float, take_streams: bool)
 @click.option("--model", default="learnback", show_default=True, help="The public model name.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=120.0)
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
-@_errors_shown
+@errors_shown
 def check(**options: Any) -> None:
     """Send one request and feedback for it, and wait for what becomes of both.
 
@@ -202,73 +173,6 @@ def check(**options: Any) -> None:
     from learnback.local.check import run_check
 
     run_check(**options)
-
-
-@main.group()
-def keys() -> None:
-    """Make, list and revoke API keys."""
-
-
-@_operator(group=keys, name="create")
-@click.argument("name")
-@click.option("--tenant", default="default", show_default=True)
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    type=click.Choice(SCOPES),
-    default=("infer", "feedback"),
-    show_default=True,
-)
-@click.option(
-    "--days", type=click.IntRange(min=1), default=None, help="Expires after so many days."
-)
-def create_key(home: Path | None, as_json: bool, **options: Any) -> None:
-    """Make a key called NAME; it is shown once."""
-    from learnback.local.operations import run_create_key
-
-    run_create_key(home, as_json, **options)
-
-
-@_operator(group=keys, name="import")
-@click.argument("name")
-@click.option(
-    "--file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    required=True,
-    help="Holds the key alone.",
-)
-@click.option("--tenant", default="default", show_default=True)
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    type=click.Choice(SCOPES),
-    default=("infer", "feedback"),
-    show_default=True,
-)
-def import_key(home: Path | None, as_json: bool, **options: Any) -> None:
-    """Make the ledger know a key that was made elsewhere, called NAME. Safe to repeat."""
-    from learnback.local.operations import run_import_key
-
-    run_import_key(home, as_json, **options)
-
-
-@_operator(group=keys, name="list")
-def list_keys(home: Path | None, as_json: bool) -> None:
-    """List all keys, without their secrets."""
-    from learnback.local.operations import run_list_keys
-
-    run_list_keys(home, as_json)
-
-
-@_operator(group=keys, name="revoke")
-@click.argument("key_id")
-def revoke_key(home: Path | None, as_json: bool, key_id: str) -> None:
-    """Revoke the key KEY_ID; every process knows within seconds."""
-    from learnback.local.operations import run_revoke_key
-
-    run_revoke_key(home, as_json, key_id)
 
 
 @main.group()
@@ -320,7 +224,7 @@ def train(home: Path | None, as_json: bool, reason: str, seed: int | None, url: 
 @click.option("--port", default=8010, show_default=True, help="TCP port.")
 @click.option("--max-rank", default=16, show_default=True, help="Highest rank of an adapter.")
 @click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM_OPTIONS]...")
-@_errors_shown
+@errors_shown
 def reward_engine(model: str | None, host: str, port: int, max_rank: int, more: Any) -> None:
     """Serve neural reward models with vLLM; LEARNBACK_REWARD_ENGINE_URL names it to `reward`."""
     from learnback.reward.engine import run
@@ -389,7 +293,7 @@ def gc(home: Path | None, as_json: bool, dry_run: bool) -> None:
 @click.option("--home", type=click.Path(path_type=Path), default=None, help="Folder to look in.")
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 @click.pass_context
-@_errors_shown
+@errors_shown
 def releases(context: click.Context, home: Path | None, as_json: bool, at: str | None) -> None:
     """List versions and their way to people; show one, ask for one, approve one."""
     if context.invoked_subcommand is None:

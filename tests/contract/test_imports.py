@@ -12,7 +12,17 @@ import pytest
 import learnback
 
 BLOCKED = ("torch", "vllm", "trl", "transformers", "peft", "datasets")
-LIGHT = ("cli", "contracts", "core", "feedback", "ledger", "operator")
+LIGHT = (
+    "cli",
+    "cli_keys",
+    "cli_options",
+    "cli_prompts",
+    "contracts",
+    "core",
+    "feedback",
+    "ledger",
+    "operator",
+)
 LIGHT += ("registry", "release", "reward")
 
 SCRIPT = """

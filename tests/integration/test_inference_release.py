@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -12,60 +11,21 @@ from prometheus_client import REGISTRY
 from tests.conftest import wait_until
 from tests.factories import a_version
 from tests.fake_engine import FakeEngine
-from tests.inference_server import DIGEST, Server, inference_server, wait_recorded
+from tests.inference_server import (
+    DIGEST,
+    add_adapter,
+    inference_server,
+    move,
+    swap_under_load,
+    version_for,
+    wait_recorded,
+)
 
-from learnback.contracts.messages import ReleaseChanged
 from learnback.contracts.models import Alias, VersionKind, VersionState
-from learnback.contracts.streams import RELEASES
-from learnback.core.bus import publish
-from learnback.core.clock import now
 from learnback.inference.resolver import resolve
 from learnback.registry import store
-from learnback.registry.artifacts import ArtifactStore
 
 FEW_SHOT = {"strategy": "few_shot", "examples": [{"user": "a", "assistant": "b"}]}
-
-
-async def add_adapter(server: Server, name: str, **changes: Any) -> Path:
-    """Register an adapter with its files; the folder of the files in the store."""
-    folder = server.home / "made" / name
-    folder.mkdir(parents=True)
-    (folder / "adapter_model.safetensors").write_text(f"weights of {name}")
-    artifacts = ArtifactStore(server.common.artifact_root)
-    digest = artifacts.put(folder, f"adapters/{name}")
-    values = {
-        "base_digest": DIGEST,
-        "artifact": f"adapters/{name}",
-        "artifact_digest": digest,
-    } | changes
-    async with server.now.follower.database.write() as connection:
-        await store.register(connection, a_version(name, **values))
-    return server.home / "artifacts" / "adapters" / name
-
-
-async def move(
-    server: Server, alias: Alias, version: str | None, weight: float = 1.0, redis: Any = None
-) -> None:
-    async with server.now.follower.database.write() as connection:
-        before = await store.alias_state(connection, alias)
-        after = await store.move_alias(
-            connection,
-            alias,
-            version,
-            expected_revision=before.revision,
-            actor="test",
-            reason="test",
-            weight=weight,
-        )
-    if redis is not None:
-        message = ReleaseChanged(alias=alias, version=version, revision=after.revision, at=now())
-        await publish(redis, RELEASES, [message])
-
-
-async def version_for(server: Server, **fields: Any) -> str:
-    answer = await server.chat(**fields)
-    assert answer.status_code == 200, answer.text
-    return answer.headers["x-learnback-version"]
 
 
 async def test_a_promoted_adapter_is_loaded_and_then_served(
@@ -227,22 +187,7 @@ async def test_swaps_under_load_fail_no_request_and_tear_no_stream(
     async with inference_server(tmp_path, valkey_url, FakeEngine(delay_s=0.002)) as server:
         for number in range(4):
             await add_adapter(server, f"tiny-dpo-{number}")
-        stop = asyncio.Event()
-        answers = []
-
-        async def user(name: str) -> None:
-            while not stop.is_set():
-                answers.append(await server.chat("a b c d e", stream=True, user=name))
-
-        users = [asyncio.create_task(user(f"user-{i}")) for i in range(8)]
-        for number in range(4):
-            name = f"tiny-dpo-{number}"
-            await move(server, Alias.STABLE, name, redis=redis)
-            await wait_until(lambda n=name: server.now.follower.snapshot.stable == n, name)
-            seen = len(answers)
-            await wait_until(lambda n=seen: len(answers) > n + 16, "everybody got an answer")
-        stop.set()
-        await asyncio.gather(*users)
+        answers = await swap_under_load(server, [f"tiny-dpo-{n}" for n in range(4)], redis)
     assert {answer.status_code for answer in answers} == {200}
     for answer in answers:
         assert answer.text.endswith("data: [DONE]\n\n")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+from tests.cluster_jobs import QUICK
 from tests.conftest import wait_until
 from tests.fake_cluster.api import serving
 from tests.fake_cluster.jobs import JobController
 from tests.fake_cluster.state import FakeKubernetes, Object
-from tests.integration.test_kubernetes_launcher import QUICK
 from tests.rendered import job_template, one, rendered
 
 from learnback.core.kubernetes import Cluster

@@ -1,4 +1,4 @@
-"""Requests of all endpoints as one kind of prompt; prompt strategies around them."""
+"""Requests of all endpoints as one kind of prompt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 
 from learnback.contracts.models import Endpoint
 from learnback.inference.prompt_messages import messages_of, parameters_of
-from learnback.inference.prompts import THINK, apply, problem_with
 
 USER = {"role": "user", "content": "hi"}
 
@@ -90,54 +89,3 @@ def test_inline_images_are_kept_as_their_digest() -> None:
 def test_parameters_are_what_shapes_an_answer() -> None:
     request = {"model": "x", "messages": [], "temperature": 1, "user": "ann", "n": 2}
     assert parameters_of(request) == {"temperature": 1, "n": 2}
-
-
-FEW = {
-    "strategy": "few_shot",
-    "system": "Be kind.",
-    "examples": [{"user": "a?", "assistant": "b!"}],
-}
-TURNS = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b!"}]
-
-
-def test_few_shot_in_a_chat_keeps_the_callers_system_message_after_ours() -> None:
-    given = [{"role": "system", "content": "Speak French."}, USER]
-    changed = apply(FEW, "chat.completions", {"messages": given})
-    assert changed["messages"] == [
-        {"role": "system", "content": "Be kind.\n\nSpeak French."},
-        *TURNS,
-        USER,
-    ]
-    assert given[0]["content"] == "Speak French.", "the request itself is not touched"
-
-
-def test_few_shot_in_a_response_and_in_a_text() -> None:
-    changed = apply(FEW, "responses", {"input": "hi", "instructions": "Speak French."})
-    assert changed == {"instructions": "Be kind.\n\nSpeak French.", "input": [*TURNS, USER]}
-    assert apply(FEW, "completions", {"prompt": "hi"}) == {"prompt": "Be kind.\n\na?\nb!\n\nhi"}
-
-
-def test_chain_of_thought_speaks_last() -> None:
-    config = {"strategy": "chain_of_thought"}
-    changed = apply(config, "chat.completions", {"messages": [USER]})
-    assert changed["messages"] == [{"role": "user", "content": f"hi\n\n{THINK}"}]
-    parts = [{"type": "text", "text": "hi"}]
-    changed = apply(config, "chat.completions", {"messages": [{"role": "user", "content": parts}]})
-    assert changed["messages"][0]["content"] == [*parts, {"type": "text", "text": THINK}]
-    assistant = [USER, {"role": "assistant", "content": "well"}]
-    assert apply(config, "chat.completions", {"messages": assistant})["messages"] == assistant
-
-
-@pytest.mark.parametrize("request_body", [{"prompt": [1, 2]}, {"prompt": 3}, {}])
-def test_tokens_and_nonsense_are_left_alone(request_body: dict[str, Any]) -> None:
-    assert apply(FEW, "completions", request_body) == {}
-    assert apply(FEW, "chat.completions", request_body) == {}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [{}, {"strategy": "magic"}, {"strategy": "few_shot"}, {"strategy": "zero_shot", "system": 3}],
-)
-def test_what_is_no_strategy_says_why(config: dict[str, Any]) -> None:
-    assert "strategy" in str(problem_with(config))
-    assert problem_with(FEW) is None

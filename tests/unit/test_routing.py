@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from learnback.contracts.models import Alias, Track, VersionKind
 from learnback.inference.errors import ModelNotFound, VersionUnavailable
-from learnback.inference.follower import advance
-from learnback.inference.routing import Servable, Snapshot, position, route, subject_of
+from learnback.inference.routing import Servable, Snapshot, advance, position, route, subject_of
 from learnback.registry.store import AliasState, Release
 
 subjects = st.text(max_size=40)
@@ -19,7 +18,7 @@ weights = st.floats(0, 1)
 
 
 def servable(name: str, **changes: object) -> Servable:
-    return replace(Servable(name, VersionKind.ADAPTER, name, needs=name), **changes)  # type: ignore[arg-type]
+    return replace(Servable(name, VersionKind.ADAPTER, name, needs=(name,)), **changes)  # type: ignore[arg-type]
 
 
 BASE = Servable("base", VersionKind.BASE, "base")

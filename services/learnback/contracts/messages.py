@@ -70,6 +70,12 @@ class CompletionServed(Message):
     timings: Timings
     prompt_strategy: str | None = None
     """Version whose prompt strategy was applied; None: the prompt went through as it came."""
+    examples: tuple[str, ...] = ()
+    """Ids of the examples that stood before the prompt; a reader without them loses an audit trail
+    and nothing else."""
+    strategy_skipped: str | None = None
+    """Why a strategy, or a part of it, was not applied: `tools`, `no_room`, ...; None: it was, or
+    the version has none."""
 
     @property
     def key(self) -> str:

@@ -104,6 +104,17 @@ class RewardOut(BaseModel):
     created_at: datetime
 
 
+class Prompting(BaseModel):
+    """What a prompt strategy put around the caller's prompt."""
+
+    strategy: str | None
+    """The version whose strategy it was; None: it changed nothing."""
+    examples: list[str] = []
+    """Ids of the examples that were shown."""
+    skipped: str | None = None
+    """Why the strategy, or a part of it, was not applied."""
+
+
 class CompletionOut(BaseModel):
     """A recorded completion."""
 
@@ -124,6 +135,8 @@ class CompletionOut(BaseModel):
     metadata: dict[str, str]
     usage: Usage
     timings: Timings
+    prompting: Prompting | None = None
+    """None: the version has no prompt strategy."""
     rewards: list[RewardOut] | None = None
     """None in lists."""
 

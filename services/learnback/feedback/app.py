@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,6 +14,7 @@ from learnback import __version__
 from learnback.contracts.streams import COMPLETIONS, REWARDS
 from learnback.core import http, logging, process
 from learnback.core.bus import Consumer
+from learnback.core.ids import worker_name
 from learnback.core.redis import connect
 from learnback.core.settings import CommonSettings, keys_required
 from learnback.feedback import completion_routes, errors, expiry, routes, upkeep
@@ -53,8 +52,8 @@ def create_app(
     limiter = RateLimiter(settings.rate_per_s, settings.rate_burst)
     intake = Intake(database, relay.wake)
     consumers: list[Consumer[Any]] = [
-        Consumer(redis, COMPLETIONS, GROUP, recorder.completions, name=_worker()),
-        Consumer(redis, REWARDS, GROUP, recorder.rewards, name=_worker()),
+        Consumer(redis, COMPLETIONS, GROUP, recorder.completions, name=worker_name()),
+        Consumer(redis, REWARDS, GROUP, recorder.rewards, name=worker_name()),
     ]
 
     @asynccontextmanager
@@ -104,11 +103,6 @@ def _clockwork(
         await upkeep.every(settings.trim_interval, trim)
 
     return [expiring, measuring, trimming]
-
-
-def _worker() -> str:
-    """This process's name within its consumer groups."""
-    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ gets its answer after the commit, so that what was answered is there after any c
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 from collections import deque
@@ -23,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from learnback.contracts.models import FeedbackKind, FeedbackStatus
 from learnback.core.clock import now
 from learnback.core.errors import Conflict, Gone, LearnbackError, NotFound, Unprocessable
-from learnback.core.ids import new_id
+from learnback.core.ids import digest_text, new_id
 from learnback.feedback import metrics
 from learnback.feedback.joining import Verdict, aims, decide
 from learnback.ledger import completions
@@ -57,7 +56,7 @@ class Submission:
     def digest(self) -> str:
         """SHA-256 of what was asked for."""
         text = json.dumps([self.supersedes, self.body], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_text(text)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ async def completion_of(served: Served) -> CompletionServed:
         usage=answer.usage,
         timings=Timings(first_byte_s=served.first_byte_s, duration_s=served.duration_s),
         prompt_strategy=served.prompt_strategy,
+        examples=served.examples,
+        strategy_skipped=served.strategy_skipped,
     )
 
 

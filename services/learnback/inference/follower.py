@@ -1,4 +1,4 @@
-"""Keeps this replica on the release: knows the versions, loads adapters, switches when it can.
+"""Keeps this replica on the release: knows the versions, loads their files, switches when it can.
 
 The registry is the truth; a message on the stream only says "look now". A version that is not
 ready here never replaces one that is, and all replicas move to a new stable version together. The
@@ -24,11 +24,12 @@ from learnback.contracts.streams import RELEASES
 from learnback.core.bus import follow
 from learnback.core.errors import LearnbackError
 from learnback.inference import library, metrics
+from learnback.inference.banks import Banks
 from learnback.inference.errors import ModelNotFound, VersionUnavailable
 from learnback.inference.library import Artifact, Base
 from learnback.inference.loaders import Loader
 from learnback.inference.presence import Presence
-from learnback.inference.routing import Assignment, Servable, Snapshot, route
+from learnback.inference.routing import Assignment, Servable, Snapshot, advance, ready, route
 from learnback.inference.uses import Uses
 from learnback.ledger.database import Database
 from learnback.ledger.migrate import migrate
@@ -65,6 +66,9 @@ class Follower:
         self.cache = cache
         self.loader = loader
         self.base = base
+        self.banks = Banks(database)
+        self.context: int | None = None
+        """Tokens that the engine holds in one request; None: it has not said so."""
         self.refresh_s = refresh.total_seconds()
         itself = Servable(base.name, VersionKind.BASE, base.engine_model)
         self.snapshot = Snapshot(public_names=public_names, versions={base.name: itself})
@@ -136,6 +140,7 @@ class Follower:
             self.snapshot = replace(self.snapshot, versions=library.servables(rows, self.base))
             await self._forget_lost()
             self._switch()
+            await self._keep_banks()
         for name in self._wanted():
             if name not in self.snapshot.ready and not self._failed_lately(name):
                 self._start_loading(name)
@@ -148,11 +153,10 @@ class Follower:
             if not await self._look_again():
                 raise
             assignment = route(self.snapshot, model, subject)
-        needs = assignment.version.needs
-        if needs is not None:
-            self.uses.touch(needs)
-            if needs not in self.snapshot.ready:
-                await self._ensure(needs)
+        for name in assignment.version.needs:
+            self.uses.touch(name)
+            if name not in self.snapshot.ready:
+                await self._ensure(name)
         return assignment
 
     async def problem(self) -> str | None:
@@ -206,13 +210,21 @@ class Follower:
 
     async def _forget_lost(self) -> None:
         """An engine that restarted without us has lost its adapters."""
-        if not self.snapshot.ready:
+        adapters = {name for name in self.snapshot.ready if name not in self.banks}
+        loaded = await self.loader.loaded() if adapters else None
+        if loaded is None or adapters <= loaded:
             return
-        loaded = await self.loader.loaded()
-        if loaded is None or self.snapshot.ready <= loaded:
-            return
-        log.warning("the engine lost %s", sorted(self.snapshot.ready - loaded))
-        self.snapshot = replace(self.snapshot, ready=self.snapshot.ready & loaded)
+        log.warning("the engine lost %s", sorted(adapters - loaded))
+        self.snapshot = replace(self.snapshot, ready=self.snapshot.ready - (adapters - loaded))
+
+    async def _keep_banks(self) -> None:
+        """Let go of what was taken back, and see how much room examples have."""
+        await self.banks.recheck()
+        if self.context is None and any(v.strategy for v in self.snapshot.versions.values()):
+            try:
+                self.context = await self.loader.context()
+            except Exception as error:  # the engine's own app may raise anything
+                log.warning("the engine did not say how many tokens it holds: %s", error)
 
     def _switch(self) -> None:
         """Serve what the release names, as far as it is ready here; one atomic assignment."""
@@ -228,7 +240,7 @@ class Follower:
     def _may_replace(self, current: Snapshot) -> bool:
         """Whether the release's stable version may take over here from the one before."""
         stable = self._release.stable.version if self._release is not None else None
-        if stable is None or stable == current.stable or not _ready(current, stable):
+        if stable is None or stable == current.stable or not ready(current, stable):
             return True
         if current.stable is None or current.versions[stable].kind is VersionKind.BASE:
             return True
@@ -239,7 +251,7 @@ class Follower:
         named = [self._fallback]
         if self._release is not None:
             named += [self._release.stable.version, self._release.candidate.version]
-        can = {name for name in named if name is not None and _ready(self.snapshot, name)}
+        can = {name for name in named if name is not None and ready(self.snapshot, name)}
         serving = await self.problem() is None
         await self.presence.tell(self.database, serving=serving, versions=can | self.snapshot.ready)
 
@@ -258,12 +270,12 @@ class Follower:
                 metrics.REVISION.labels(state.alias.value).set(state.revision)
 
     def _wanted(self) -> list[str]:
-        """The adapters that the release needs, stable first, and what one may go back to."""
+        """The versions whose files the release needs, stable first, and what one may go back to."""
         if self._release is None:
             return []
         names = (self._release.stable.version, self._release.candidate.version, self._fallback)
         versions = [self.snapshot.versions.get(name or "") for name in names]
-        return [v.needs for v in versions if v is not None and v.needs and v.problem is None]
+        return [n for v in versions if v is not None and v.problem is None for n in v.needs]
 
     def _start_loading(self, name: str) -> asyncio.Task[None]:
         """The load that runs, or a new one."""
@@ -275,7 +287,7 @@ class Follower:
         return task
 
     async def _load(self, name: str) -> None:
-        """Fetch, verify, load and warm an adapter; a failure is remembered and logged."""
+        """Fetch, verify and load a version's files; a failure is remembered and logged."""
         try:
             if name in self._unloading:
                 await asyncio.wait([self._unloading[name]])
@@ -283,7 +295,7 @@ class Follower:
             if artifact is None:
                 raise VersionUnavailable(f"The registry names no files for {name!r}.")
             folder = await library.fetch(self.artifacts, artifact, self.cache)
-            await self.loader.load(name, folder)
+            await self._take(artifact, folder)
         except LearnbackError as error:
             self._fail(name, error.detail)
         except Exception as error:  # the engine's own app may raise anything
@@ -296,11 +308,21 @@ class Follower:
             self._switch()
             self._wake.set()  # the others want to know
 
+    async def _take(self, artifact: Artifact, folder: Path) -> None:
+        """Hand verified files to whoever works with them; an adapter is warmed as well."""
+        if artifact.kind is not VersionKind.PROMPT:
+            await self.loader.load(artifact.name, folder)
+            return
+        version = self.snapshot.versions.get(artifact.name)
+        if version is None or version.strategy is None:
+            raise VersionUnavailable(self._why_not(artifact.name), field="model")
+        await self.banks.open(artifact.name, version.strategy, folder)
+
     def _unload_idle(self) -> None:
-        """Let go of adapters that the release does not need and that answer nobody."""
+        """Let go of files that the release does not need and that answer nobody."""
         snapshot = self.snapshot
         shown = (snapshot.versions.get(n or "") for n in (snapshot.stable, snapshot.candidate))
-        kept = {*self._wanted(), *(v.needs for v in shown if v is not None)}
+        kept = {*self._wanted(), *(name for v in shown if v is not None for name in v.needs)}
         for name in self.uses.idle(snapshot.ready - kept):
             self.snapshot = replace(self.snapshot, ready=self.snapshot.ready - {name})
             task = asyncio.create_task(self._unload(name), name=f"unload {name}")
@@ -310,7 +332,10 @@ class Follower:
     async def _unload(self, name: str) -> None:
         """Whoever asks for it from now on waits, and has it loaded again."""
         try:
-            await self.loader.unload(name)
+            if name in self.banks:
+                self.banks.forget(name)
+            else:
+                await self.loader.unload(name)
         except LearnbackError as error:
             log.warning("the engine keeps %s: %s", name, error.detail)
         except Exception:  # the engine's own app may raise anything
@@ -329,7 +354,7 @@ class Follower:
         return failure is not None and time.monotonic() - failure[0] < FAILURE_S
 
     async def _ensure(self, name: str) -> None:
-        """Have an adapter loaded now. Raises VersionUnavailable."""
+        """Have a version's files loaded now. Raises VersionUnavailable."""
         if not self._failed_lately(name):
             await asyncio.shield(self._start_loading(name))
         if name not in self.snapshot.ready:
@@ -338,9 +363,9 @@ class Follower:
     def _is_coming(self, name: str | None) -> bool:
         """Whether a version will be ready here, as far as is known."""
         version = self.snapshot.versions.get(name or "")
-        if version is None or version.problem is not None or _ready(self.snapshot, name):
+        if version is None or version.problem is not None or ready(self.snapshot, name):
             return False
-        return version.needs not in self._failures
+        return self._failures.keys().isdisjoint(version.needs)
 
     def _why_not(self, name: str | None) -> str:
         version = self.snapshot.versions.get(name or "")
@@ -351,29 +376,7 @@ class Follower:
             )
         if version.problem is not None:
             return version.problem
-        failure = self._failures.get(version.needs or "")
-        if failure is None and _ready(self.snapshot, name):
+        failures = [self._failures[need][1] for need in version.needs if need in self._failures]
+        if not failures and ready(self.snapshot, name):
             return "other replicas are loading it"
-        return failure[1] if failure else "it is being loaded"
-
-
-def advance(current: Snapshot, release: Release, *, may_replace: bool = True) -> Snapshot:
-    """The snapshot to serve next: a stable version that is not ready, or may not yet replace the
-    one before it, leaves that one; a candidate that is not ready gets nobody."""
-    stable = release.stable.version
-    candidate = release.candidate.version
-    shown = stable if may_replace and _ready(current, stable) else current.stable
-    tried = candidate if _ready(current, candidate) else None
-    return replace(
-        current,
-        stable=shown,
-        candidate=tried,
-        weight=release.candidate.weight if tried is not None else 0.0,
-    )
-
-
-def _ready(snapshot: Snapshot, name: str | None) -> bool:
-    version = snapshot.versions.get(name or "")
-    if version is None or version.problem is not None:
-        return False
-    return version.needs is None or version.needs in snapshot.ready
+        return failures[0] if failures else "it is being loaded"

@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from learnback.contracts.models import VersionKind, VersionState
 from learnback.core.errors import LearnbackError
 from learnback.inference.errors import VersionUnavailable
-from learnback.inference.prompts import problem_with
 from learnback.inference.routing import Servable
 from learnback.ledger.tables import model_versions
+from learnback.models.strategy import Strategy, problem_with
 from learnback.registry.artifacts import ArtifactStore
 
 SERVED_KINDS = (VersionKind.BASE, VersionKind.ADAPTER, VersionKind.PROMPT)
@@ -39,11 +39,12 @@ class Base:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An adapter's files in the artifact store."""
+    """A version's files in the artifact store: an adapter, or an example bank."""
 
     name: str
     path: str
     digest: str
+    kind: VersionKind = VersionKind.ADAPTER
 
 
 def _columns() -> list[Any]:
@@ -79,12 +80,13 @@ async def read_adapter(connection: AsyncConnection, name: str, digest: str) -> A
 
 
 def artifact_of(row: Row[Any]) -> Artifact | None:
-    """The files of an adapter; None where the registry names none."""
-    if row.kind != VersionKind.ADAPTER or not row.artifact or not row.artifact_digest:
+    """The files of an adapter or an example bank; None where the registry names none."""
+    kind = VersionKind(row.kind)
+    if kind is VersionKind.BASE or not row.artifact or not row.artifact_digest:
         return None
     if any(part in row.name for part in BAD_NAMES):
         return None
-    return Artifact(row.name, row.artifact, row.artifact_digest)
+    return Artifact(row.name, row.artifact, row.artifact_digest, kind)
 
 
 def servables(rows: Iterable[Row[Any]], base: Base) -> dict[str, Servable]:
@@ -100,20 +102,36 @@ def _servable(row: Row[Any], by_name: dict[str, Row[Any]], base: Base) -> Servab
         return Servable(row.name, kind, base.engine_model, created=created)
     if kind is VersionKind.ADAPTER:
         missing = None if artifact_of(row) else "the registry names no files for it"
-        return Servable(row.name, kind, row.name, needs=row.name, problem=missing, created=created)
-    needs = row.parent if _is_adapter(by_name.get(row.parent or "")) else None
-    problem = problem_with(row.config)
-    if row.parent and row.parent not in by_name:
-        problem = f"its parent {row.parent!r} can't be served here"
+        return Servable(
+            row.name, kind, row.name, needs=(row.name,), problem=missing, created=created
+        )
+    adapter = row.parent if _is_adapter(by_name.get(row.parent or "")) else None
+    problem = _problem_of_prompt(row, by_name)
+    strategy = None if problem else Strategy.model_validate(row.config)
+    bank = row.name if strategy is not None and strategy.bank else None
     return Servable(
         row.name,
         kind,
-        needs or base.engine_model,
-        needs=needs,
-        strategy=row.config,
+        adapter or base.engine_model,
+        needs=tuple(name for name in (adapter, bank) if name),
+        strategy=strategy,
         problem=problem,
         created=created,
     )
+
+
+def _problem_of_prompt(row: Row[Any], by_name: dict[str, Row[Any]]) -> str | None:
+    """Why a prompt version can't be served, before its files are looked at."""
+    if row.parent and row.parent not in by_name:
+        return f"its parent {row.parent!r} can't be served here"
+    problem = problem_with(row.config)
+    if problem is None and row.config.get("bank"):
+        found = artifact_of(row)
+        if found is None:
+            return "the registry names no files for it"
+        if found.digest != row.config["bank"]:
+            return "its configuration names another example bank than the registry"
+    return problem
 
 
 def fallback(earlier: Iterable[str], rows: Iterable[Row[Any]]) -> str | None:

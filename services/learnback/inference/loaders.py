@@ -39,6 +39,9 @@ class Loader(Protocol):
     async def well(self) -> str | None:
         """A readiness check: None, or what is wrong with the engine."""
 
+    async def context(self) -> int | None:
+        """Tokens that the engine holds in one request; None if it does not say."""
+
 
 class AsgiLoader:
     """vLLM in this process: its resolver loads an adapter when it is first asked for.
@@ -72,6 +75,11 @@ class AsgiLoader:
         """What vLLM's own `/health` says."""
         status, _ = await self._call("GET", "/health")
         return None if status == 200 else f"the engine's health is {status}"
+
+    async def context(self) -> int | None:
+        """What vLLM's list of models says."""
+        _, answer = await self._call("GET", "/v1/models")
+        return _context(answer)
 
     async def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None
@@ -165,6 +173,15 @@ class HttpLoader:
                 reasons.append(error.detail)
         return "; ".join(reasons) if len(reasons) == len(self.engines) else None
 
+    async def context(self) -> int | None:
+        """The smallest of all engines, since any of them may answer."""
+        found = []
+        for engine in self.engines:
+            request = Request("GET", b"/v1/models", self._headers)
+            found.append(_context((await engine.fetch(request, ASK_S))[1]))
+        known = [tokens for tokens in found if tokens is not None]
+        return min(known) if len(known) == len(found) else None
+
     async def base_model(self) -> str:
         """The name of the first engine's first model, which is its base."""
         names = await self._models(self.engines[0])
@@ -184,6 +201,15 @@ class HttpLoader:
             return [str(model["id"]) for model in json.loads(answer)["data"]]
         except (ValueError, LookupError, TypeError):
             raise Unavailable(f"{engine.url}/v1/models answered {status} without models.") from None
+
+
+def _context(answer: bytes) -> int | None:
+    """`max_model_len` of a list of models, which vLLM gives with each."""
+    try:
+        found = json.loads(answer)["data"][0]["max_model_len"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _reason(status: int, answer: bytes) -> str:

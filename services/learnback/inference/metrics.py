@@ -74,7 +74,22 @@ READ_AT = Gauge(
     "When this replica read the release last, in Unix time.",
 )
 LOAD_FAILURES = Counter(
-    "learnback_inference_load_failures_total", "Adapters that could not be fetched or loaded."
+    "learnback_inference_load_failures_total",
+    "Adapters and example banks that could not be fetched or loaded.",
+)
+EXAMPLES = Counter("learnback_inference_examples_total", "Examples that were put before a prompt.")
+EXAMPLES_LEFT_OUT = Counter(
+    "learnback_inference_examples_left_out_total",
+    "Examples that were picked for a prompt and did not fit into the context or the limit.",
+)
+STRATEGY_SKIPPED = Counter(
+    "learnback_inference_strategy_skipped_total",
+    "Requests to which a prompt strategy, or a part of it, was not applied.",
+    ["reason"],
+)
+EXAMPLES_TAKEN_BACK = Counter(
+    "learnback_inference_examples_taken_back_total",
+    "Examples of loaded banks that are shown no more: erased, withdrawn or superseded.",
 )
 
 

@@ -21,6 +21,7 @@ from learnback.core.errors import BadRequest, LearnbackError, Unavailable
 from learnback.core.ids import uuid7
 from learnback.inference import body as bodies
 from learnback.inference import metrics, pages, prompts
+from learnback.inference.examples import Applied
 from learnback.inference.exchange import Exchange
 from learnback.inference.routing import Assignment, subject_of
 from learnback.inference.served import Served
@@ -59,7 +60,8 @@ class Prepared:
     principal: Principal
     subject: str | None
     assignment: Assignment
-    prompt_strategy: str | None
+    applied: Applied | None
+    """What the version's prompt strategy did; None: it has none."""
 
 
 class LearnbackMiddleware:
@@ -148,7 +150,7 @@ class LearnbackMiddleware:
             principal.tenant, peeked.safety_identifier, peeked.user, principal.key_id
         )
         assignment = await services.follower.assign(peeked.model, subject or request_id)
-        strategy = _apply_strategy(assignment, endpoint, original, fields)
+        applied = _apply_strategy(services, assignment, endpoint, fields, principal.tenant)
         completion_id = ID_PREFIX[endpoint] + request_id
         engine_model = assignment.version.engine_model
         rewritten = bodies.rewrite(
@@ -164,7 +166,7 @@ class LearnbackMiddleware:
             principal=principal,
             subject=subject,
             assignment=assignment,
-            prompt_strategy=strategy,
+            applied=applied,
         )
 
     async def _serve(
@@ -182,14 +184,14 @@ class LearnbackMiddleware:
                 metrics.DROPPED.labels("bug").inc()
 
         exchange = Exchange(prepared.rewritten, headers, receive, send, record)
-        adapter, uses = prepared.assignment.version.needs, services.follower.uses
-        if adapter is not None:
-            uses.begin(adapter)
+        needs, uses = prepared.assignment.version.needs, services.follower.uses
+        for name in needs:
+            uses.begin(name)
         try:
             await self.app({**scope, "headers": prepared.headers}, exchange.receive, exchange.send)
         finally:
-            if adapter is not None:
-                uses.end(adapter)
+            for name in needs:
+                uses.end(name)
             if not exchange.complete:  # it broke off, so nobody was told of its last piece
                 record(exchange)
             _measure(endpoint, prepared, exchange)
@@ -206,20 +208,24 @@ def _passes(scope: Scope) -> bool:
 
 
 def _apply_strategy(
-    assignment: Assignment, endpoint: Endpoint, original: bytes, fields: bodies.Fields
-) -> str | None:
-    """Change `fields` as the version's prompt strategy says; its name if it changed anything."""
-    config = assignment.version.strategy
-    if config is None:
+    services: Services,
+    assignment: Assignment,
+    endpoint: Endpoint,
+    fields: bodies.Fields,
+    tenant: str,
+) -> Applied | None:
+    """Change `fields` as the version's prompt strategy says; None if it has none."""
+    version, follower = assignment.version, services.follower
+    if version.strategy is None:
         return None
+    prompter = follower.banks.prompter(version.name, version.strategy)
     try:
-        request = msgspec.json.decode(original)
+        applied = prompts.apply(prompter, endpoint, fields, tenant, follower.context)
     except msgspec.DecodeError as error:
         raise BadRequest(f"The body is not JSON: {error}.") from None
-    changed = prompts.apply(config, endpoint, request)
-    for name, value in changed.items():
+    for name, value in applied.changed.items():
         fields[name] = msgspec.Raw(msgspec.json.encode(value))
-    return assignment.version.name if changed else None
+    return applied
 
 
 def _response_headers(prepared: Prepared, *, honest_id: bool) -> bodies.Headers:
@@ -240,6 +246,7 @@ def _served(
     """What is to be recorded of an exchange."""
     peeked, assignment = prepared.peeked, prepared.assignment
     metadata = peeked.metadata or {}
+    applied = prepared.applied or Applied()
     return Served(
         id=prepared.completion_id,
         tenant=prepared.principal.tenant,
@@ -248,7 +255,7 @@ def _served(
         version=assignment.version.name,
         track=assignment.track,
         probability=assignment.probability,
-        prompt_strategy=prepared.prompt_strategy,
+        prompt_strategy=assignment.version.name if applied.changed else None,
         request=prepared.original,
         answer=exchange.answer,
         event_stream=exchange.event_stream,
@@ -261,6 +268,8 @@ def _served(
         metadata=metadata,
         first_byte_s=exchange.first_byte_s,
         duration_s=exchange.duration_s,
+        examples=applied.examples,
+        strategy_skipped=applied.skipped,
     )
 
 
@@ -270,3 +279,9 @@ def _measure(endpoint: Endpoint, prepared: Prepared, exchange: Exchange) -> None
     metrics.duration(endpoint, track).observe(exchange.duration_s)
     if exchange.first_byte_s is not None:
         metrics.first_byte(endpoint, track).observe(exchange.first_byte_s)
+    applied = prepared.applied
+    if applied is not None:
+        metrics.EXAMPLES.inc(len(applied.examples))
+        metrics.EXAMPLES_LEFT_OUT.inc(applied.left_out)
+        if applied.skipped is not None:
+            metrics.STRATEGY_SKIPPED.labels(applied.skipped.value).inc()

@@ -7,15 +7,13 @@ that a person who comes back is not answered by another version at each request.
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
 from collections.abc import Iterable
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.core.errors import LearnbackError
-from learnback.core.ids import uuid7
+from learnback.core.ids import uuid7, worker_name
 from learnback.ledger import replicas
 from learnback.ledger.database import Database
 
@@ -32,7 +30,7 @@ class Presence:
     """One replica among others of the same base."""
 
     def __init__(self, base_digest: str) -> None:
-        self.id = f"{socket.gethostname()}-{os.getpid()}-{uuid7()[-8:]}"
+        self.id = f"{worker_name()}-{uuid7()[-8:]}"
         self.base_digest = base_digest
         self.patience_s = PATIENCE_S
         self._others: list[replicas.Replica] = []

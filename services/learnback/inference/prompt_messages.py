@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from learnback.contracts.models import Endpoint, PromptMessages
+from learnback.core.ids import digest_text
 
 PARAMETERS = frozenset(
     (
@@ -125,5 +125,5 @@ def _light(value: Any) -> Any:
         return [_light(part) for part in value]
     if isinstance(value, str) and value.startswith("data:") and len(value) > 256:
         head = value[:64].partition(",")[0]
-        return f"{head},sha256:{hashlib.sha256(value.encode()).hexdigest()}"
+        return f"{head},sha256:{digest_text(value)}"
     return value

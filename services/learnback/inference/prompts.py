@@ -1,142 +1,188 @@
-"""Prompt strategies: versions that change the prompt instead of the weights. Pure.
+"""Applies prompt strategies: versions that change the prompt instead of the weights. Pure.
 
-A version of kind `prompt` has the configuration
-`{"strategy", "system", "examples": [{"user", "assistant"}], "suffix"}`. A caller's own system
-message stays and comes after ours.
+A caller's own system text stays and comes after ours. Examples stand before the conversation, the
+one most like the prompt next to it. Where a strategy would be in the way (tools, structured output,
+a prompt that is to be echoed), it steps aside as far as it must, and says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+import msgspec
 
 from learnback.contracts.models import Endpoint
+from learnback.inference.examples import (
+    ASSUMED_CONTEXT,
+    Applied,
+    Fields,
+    Prompter,
+    Request,
+    Shown,
+    Skipped,
+    choose,
+    given,
+    read,
+    text_bytes,
+    text_of,
+)
+from learnback.models.strategy import Strategy
 
-THINK = "Think step by step, then give the answer."
-"""Zero-shot chain of thought (Kojima et al. 2022), for a strategy without words of its own."""
-
-
-class Example(BaseModel):
-    """One turn that shows how to answer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    user: str
-    assistant: str
-
-
-class Strategy(BaseModel):
-    """What is put around a prompt."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    strategy: Literal["zero_shot", "few_shot", "chain_of_thought"]
-    system: str = ""
-    examples: tuple[Example, ...] = ()
-    suffix: str = ""
-
-    @model_validator(mode="after")
-    def _has_what_its_name_says(self) -> Strategy:
-        if self.strategy == "few_shot" and not self.examples:
-            raise ValueError("few_shot needs examples")
-        return self
-
-    @property
-    def instruction(self) -> str:
-        """The text after the user's last words."""
-        return self.suffix or (THINK if self.strategy == "chain_of_thought" else "")
+SYSTEM_ROLES = frozenset(("system", "developer"))
+TOOLS = ("tools", "functions")
+STRUCTURED = (
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+)
+ECHOES = ("echo", "suffix", "prompt_logprobs")
+"""With these the answer shows the prompt, or the prompt is what stands around the answer."""
 
 
-def problem_with(config: Mapping[str, Any]) -> str | None:
-    """Why a configuration is no strategy; None if it is one."""
-    try:
-        Strategy.model_validate(dict(config))
-    except ValidationError as error:
-        first = error.errors()[0]
-        return f"its prompt strategy is invalid: {first['loc']}: {first['msg']}"
-    return None
+def apply(
+    prompter: Prompter, endpoint: Endpoint, fields: Fields, tenant: str, context: int | None = None
+) -> Applied:
+    """What becomes of the request with these `fields`; `context` is the engine's, in tokens.
 
-
-def apply(config: Mapping[str, Any], endpoint: Endpoint, request: dict[str, Any]) -> dict[str, Any]:
-    """The fields of `request` that the strategy changes; none where the prompt is token ids."""
-    strategy = Strategy.model_validate(dict(config))
+    Raises msgspec.DecodeError for a field that can't be read.
+    """
+    if any(given(fields, name) for name in ECHOES):
+        return Applied(skipped=Skipped.ECHO)
+    bare = _why_bare(fields)
+    request = Request(prompter, fields, tenant, context or ASSUMED_CONTEXT, bare)
     if endpoint == "chat.completions":
-        return _chat(strategy, request.get("messages"))
+        return _chat(request)
     if endpoint == "responses":
-        return _responses(strategy, request)
-    return _completion(strategy, request.get("prompt"))
+        return _responses(request)
+    return _completion(request)
 
 
-def _chat(strategy: Strategy, messages: Any) -> dict[str, Any]:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        return {}
-    own, rest = _leading_system(messages)
-    parts = [text for text in (strategy.system, *own) if text]
-    system = [{"role": "system", "content": "\n\n".join(parts)}] if parts else []
-    return {"messages": [*system, *_turns(strategy), *_with_suffix(strategy, rest)]}
+def prompted(
+    config: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], context: int | None = None
+) -> list[Any]:
+    """A chat as an engine is asked it under a strategy with written examples: for those who ask
+    an engine themselves."""
+    prompter = Prompter(Strategy.model_validate(dict(config)))
+    fields = {"messages": msgspec.Raw(msgspec.json.encode(messages))}
+    found = apply(prompter, "chat.completions", fields, "", context)
+    return list(found.changed.get("messages", messages))
 
 
-def _leading_system(messages: list[Any]) -> tuple[list[str], list[Any]]:
-    """The texts of the system messages at the start, and what follows."""
-    texts: list[str] = []
-    for at, message in enumerate(messages):
-        content = message.get("content")
-        if message.get("role") not in {"system", "developer"} or not isinstance(content, str):
-            return texts, messages[at:]
-        texts.append(content)
-    return texts, []
+def _why_bare(fields: Fields) -> Skipped | None:
+    if any(given(fields, name) for name in TOOLS):
+        return Skipped.TOOLS
+    return Skipped.STRUCTURED_OUTPUT if _structured(fields) else None
 
 
-def _turns(strategy: Strategy) -> list[dict[str, str]]:
+def _structured(fields: Fields) -> bool:
+    if any(given(fields, name) for name in STRUCTURED):
+        return True
+    wanted, text = read(fields, "response_format"), read(fields, "text")
+    if isinstance(text, dict):
+        wanted = text.get("format") or wanted
+    return isinstance(wanted, dict) and wanted.get("type") not in {None, "text"}
+
+
+def _chat(request: Request) -> Applied:
+    messages = request.read("messages")
+    if not _is_conversation(messages):
+        return Applied(skipped=Skipped.NO_PROMPT)
+    leading, rest = _split(messages)
+    own = [text_of(message.get("content")) for message in leading]
+    shown = choose(request, own, rest, len(bytes(request.fields["messages"])))
+    system = _system_messages(request.strategy.system, leading, own)
+    changed = [*system, *_turns(shown), *_with_instruction(request.instruction, rest)]
+    return request.applied({} if changed == messages else {"messages": changed}, [shown])
+
+
+def _turns(shown: Shown) -> list[dict[str, str]]:
     return [
         {"role": role, "content": content}
-        for example in strategy.examples
-        for role, content in (("user", example.user), ("assistant", example.assistant))
+        for user, assistant in shown.turns
+        for role, content in (("user", user), ("assistant", assistant))
     ]
 
 
-def _with_suffix(strategy: Strategy, messages: list[Any]) -> list[Any]:
+def _responses(request: Request) -> Applied:
+    sent, instructions = request.read("input"), request.read("instructions")
+    if isinstance(sent, str):
+        sent = [{"role": "user", "content": sent}]
+    if not _is_conversation(sent):
+        return Applied(skipped=Skipped.NO_PROMPT)
+    leading, rest = _split(sent)
+    own: list[str | None] = [instructions] if isinstance(instructions, str) else []
+    own += [text_of(item.get("content")) for item in leading]
+    used = sum(len(bytes(request.fields.get(name, b""))) for name in ("input", "instructions"))
+    shown = choose(request, own, rest, used)
+    changed: dict[str, Any] = {}
+    if request.strategy.system:
+        parts = (request.strategy.system, instructions)
+        changed["instructions"] = "\n\n".join(p for p in parts if isinstance(p, str) and p)
+    items = [*leading, *_turns(shown), *_with_instruction(request.instruction, rest)]
+    if items != sent:
+        changed["input"] = items
+    return request.applied(changed, [shown])
+
+
+def _completion(request: Request) -> Applied:
+    prompt = request.read("prompt")
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+        return Applied(skipped=Skipped.NO_PROMPT)
+    shown = [choose(request, [], [{"role": "user", "content": t}], text_bytes(t)) for t in texts]
+    changed = [_text(request, one, text) for one, text in zip(shown, texts, strict=True)]
+    if changed == texts:
+        return request.applied({}, shown)
+    return request.applied({"prompt": changed[0] if isinstance(prompt, str) else changed}, shown)
+
+
+def _text(request: Request, shown: Shown, prompt: str) -> str:
+    examples = [f"{user}\n{assistant}" for user, assistant in shown.turns]
+    parts = (request.strategy.system, *examples, prompt, request.instruction)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _is_conversation(messages: Any) -> bool:
+    return (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(isinstance(message, dict) for message in messages)
+    )
+
+
+def _split(messages: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The system messages at the start, and what follows."""
+    for at, message in enumerate(messages):
+        if message.get("role") not in SYSTEM_ROLES:
+            return messages[:at], messages[at:]
+    return messages, []
+
+
+def _system_messages(ours: str, leading: list[Any], own: list[str | None]) -> list[Any]:
+    """Our system text before the caller's: in one message, since many templates take only one."""
+    if not ours:
+        return leading
+    if None in own:
+        return [{"role": "system", "content": ours}, *leading]
+    text = "\n\n".join(part for part in (ours, *own) if part)
+    return [{"role": "system", "content": text}]
+
+
+def _with_instruction(instruction: str, messages: list[Any]) -> list[Any]:
     """The messages with the instruction after the last one, if a user wrote it."""
-    if not strategy.instruction or not messages or messages[-1].get("role") != "user":
+    if not instruction or not messages or messages[-1].get("role") != "user":
         return messages
     last = dict(messages[-1])
     if isinstance(last.get("content"), str):
-        last["content"] = f"{last['content']}\n\n{strategy.instruction}"
+        last["content"] = f"{last['content']}\n\n{instruction}"
     elif isinstance(last.get("content"), list):
         kind = "input_text" if _is_responses_content(last["content"]) else "text"
-        last["content"] = [*last["content"], {"type": kind, "text": strategy.instruction}]
+        last["content"] = [*last["content"], {"type": kind, "text": instruction}]
     return [*messages[:-1], last]
 
 
 def _is_responses_content(parts: list[Any]) -> bool:
     return any(isinstance(p, dict) and str(p.get("type")).startswith("input_") for p in parts)
-
-
-def _responses(strategy: Strategy, request: dict[str, Any]) -> dict[str, Any]:
-    changed: dict[str, Any] = {}
-    own = request.get("instructions")
-    parts = [text for text in (strategy.system, own) if isinstance(text, str) and text]
-    if parts:
-        changed["instructions"] = "\n\n".join(parts)
-    given = request.get("input")
-    if isinstance(given, str):
-        given = [{"role": "user", "content": given}]
-    if isinstance(given, list) and all(isinstance(item, dict) for item in given):
-        changed["input"] = [*_turns(strategy), *_with_suffix(strategy, given)]
-    return changed
-
-
-def _completion(strategy: Strategy, prompt: Any) -> dict[str, Any]:
-    if isinstance(prompt, str):
-        return {"prompt": _text(strategy, prompt)}
-    if isinstance(prompt, list) and prompt and all(isinstance(p, str) for p in prompt):
-        return {"prompt": [_text(strategy, p) for p in prompt]}
-    return {}
-
-
-def _text(strategy: Strategy, prompt: str) -> str:
-    shown = [f"{example.user}\n{example.assistant}" for example in strategy.examples]
-    parts = (strategy.system, *shown, prompt, strategy.instruction)
-    return "\n\n".join(part for part in parts if part)

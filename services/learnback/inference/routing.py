@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from learnback.contracts.models import Track, VersionKind
+from learnback.core.ids import digest_text
 from learnback.inference.errors import ModelNotFound, VersionUnavailable
+from learnback.models.strategy import Strategy
+from learnback.registry.store import Release
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,10 @@ class Servable:
     kind: VersionKind
     engine_model: str
     """The model name under which the engine answers for it."""
-    needs: str | None = None
-    """The adapter that the engine must have loaded; None: the base is always there."""
-    strategy: Mapping[str, Any] | None = None
-    """The prompt strategy of a version of kind `prompt`."""
+    needs: tuple[str, ...] = ()
+    """Versions whose files must be loaded: an adapter, and this version's own example bank."""
+    strategy: Strategy | None = None
+    """Of a version of kind `prompt`."""
     problem: str | None = None
     """Why it can't be served at all; None: nothing known against it."""
     created: int = 0
@@ -42,7 +44,7 @@ class Snapshot:
     weight: float = 0.0
     """The candidate's share of subjects, 0 to 1."""
     ready: frozenset[str] = frozenset()
-    """Adapters that the engine has loaded."""
+    """Versions whose files are loaded: adapters by the engine, example banks by us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,29 @@ def servable(version: Servable) -> Servable:
     return version
 
 
+def advance(current: Snapshot, release: Release, *, may_replace: bool = True) -> Snapshot:
+    """The snapshot to serve next: a stable version that is not ready, or may not yet replace the
+    one before it, leaves that one; a candidate that is not ready gets nobody."""
+    stable = release.stable.version
+    candidate = release.candidate.version
+    shown = stable if may_replace and ready(current, stable) else current.stable
+    tried = candidate if ready(current, candidate) else None
+    return replace(
+        current,
+        stable=shown,
+        candidate=tried,
+        weight=release.candidate.weight if tried is not None else 0.0,
+    )
+
+
+def ready(snapshot: Snapshot, name: str | None) -> bool:
+    """Whether a version can answer here now: nothing is known against it, its files are loaded."""
+    version = snapshot.versions.get(name or "")
+    if version is None or version.problem is not None:
+        return False
+    return snapshot.ready.issuperset(version.needs)
+
+
 def position(subject: str, salt: str) -> float:
     """Where a subject stands in [0, 1): uniform, and independent between salts.
 
@@ -108,5 +133,5 @@ def subject_of(
     for kind, identifier in (("user", safety_identifier or user), ("key", key_id)):
         if identifier:
             text = f"{tenant}\0{kind}\0{identifier}"
-            return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+            return digest_text(text)[:32]
     return None

@@ -33,3 +33,5 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     metadata: dict[str, str]
     first_byte_s: float | None
     duration_s: float
+    examples: tuple[str, ...] = ()
+    strategy_skipped: str | None = None

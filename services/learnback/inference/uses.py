@@ -1,4 +1,4 @@
-"""Which adapters answer somebody now, and when each did last: what is in use is never unloaded."""
+"""Which files answer somebody now, and when each did last: what is in use is never unloaded."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable
 
 IDLE_S = 600.0
-"""An adapter that nobody has used for so long may go: pinned versions are asked in bursts."""
+"""What nobody has used for so long may go: pinned versions are asked in bursts."""
 
 
 class Uses:
-    """Counts running answers by adapter. Called for each request, so it only counts."""
+    """Counts running answers by adapter or example bank. Called for each request."""
 
     def __init__(self, idle_s: float = IDLE_S) -> None:
         self.idle_s = idle_s

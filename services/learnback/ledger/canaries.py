@@ -11,10 +11,9 @@ from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.models import CompletionEnd, FeedbackStatus, RaterKind, Track
+from learnback.ledger.database import chunks
 from learnback.ledger.tables import completions, feedback, rewards
 
-CHUNK = 400
-"""Ids per query: well under SQLite's limit of variables."""
 WEIGHT_DIGITS = 9
 """1 - (1 - 0.1) is not 0.1; a share of one in a billion is nobody."""
 TAKEN_BACK = (
@@ -100,11 +99,11 @@ async def learned_rewards(
 ) -> dict[str, tuple[str, float]]:
     """The newest learned reward of each completion's first choice: reward model and score."""
     found: dict[str, tuple[str, float]] = {}
-    for start in range(0, len(ids), CHUNK):
+    for part in chunks(ids):
         query = (
             select(rewards.c.completion_id, rewards.c.scorer_version, rewards.c.score)
             .where(
-                rewards.c.completion_id.in_(ids[start : start + CHUNK]),
+                rewards.c.completion_id.in_(part),
                 rewards.c.choice == 0,
                 rewards.c.scorer == "model",
                 rewards.c.score.is_not(None),
@@ -138,8 +137,7 @@ async def signals_about(connection: AsyncConnection, ids: Sequence[str]) -> list
     """What people said of completions and did not take back, in the order in which it came."""
     found: dict[str, Signal] = {}
     f = feedback.c
-    for start in range(0, len(ids), CHUNK):
-        part = ids[start : start + CHUNK]
+    for part in chunks(ids):
         query = select(
             f.id, f.completion_id, f.other_completion_id, f.kind, f.received_at, f.body
         ).where(

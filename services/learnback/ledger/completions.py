@@ -68,6 +68,18 @@ def _row(message: CompletionServed) -> dict[str, Any]:
         "duration_s": message.timings.duration_s,
         "recorded_at": now(),
         "erased_at": None,
+        "prompting": _prompting(message),
+    }
+
+
+def _prompting(message: CompletionServed) -> dict[str, Any] | None:
+    """What a prompt strategy did to the request; None: nothing, or the version has none."""
+    if message.prompt_strategy is None and message.strategy_skipped is None:
+        return None
+    return {
+        "strategy": message.prompt_strategy,
+        "examples": list(message.examples),
+        "skipped": message.strategy_skipped,
     }
 
 
@@ -177,6 +189,7 @@ async def erase(connection: AsyncConnection, tenant: str, completion_id: str) ->
             subject=None,
             session=None,
             metadata={},
+            prompting=None,
             erased_at=func.coalesce(completions.c.erased_at, now()),
         )
     )

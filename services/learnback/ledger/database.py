@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     asynccontextmanager,
@@ -22,6 +22,9 @@ from learnback.core.errors import Unavailable
 
 BUSY_TIMEOUT_MS = 15_000
 """How long a writer waits for another process's transaction on SQLite."""
+
+CHUNK = 500
+"""Values in one statement: far below the limits on bound parameters of both databases."""
 
 CONTENTION = frozenset({"40001", "40P01", "55P03"})
 """PostgreSQL's codes for a transaction that lost against another and may be tried again."""
@@ -104,6 +107,12 @@ def insert_new(connection: AsyncConnection, table: Table) -> postgresql.Insert |
     if connection.dialect.name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
     return postgresql.insert(table).on_conflict_do_nothing()
+
+
+def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Ids in parts that one statement takes."""
+    for start in range(0, len(ids), CHUNK):
+        yield ids[start : start + CHUNK]
 
 
 async def lock(connection: AsyncConnection, lock_id: int, *, shared: bool = False) -> None:

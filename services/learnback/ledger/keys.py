@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import re
 import secrets
@@ -26,6 +25,7 @@ from learnback.core.errors import (
     Unavailable,
     Unprocessable,
 )
+from learnback.core.ids import digest_text
 from learnback.ledger.database import Database, insert_new
 from learnback.ledger.tables import api_keys
 
@@ -71,7 +71,7 @@ class ApiKey:
 
 def digest(secret: str) -> str:
     """SHA-256 of a key in hex: what the ledger keeps."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+    return digest_text(secret)
 
 
 def require_scope(principal: Principal, scope: Scope) -> None:

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from learnback.core.ids import digest_text
 from learnback.core.settings import HELD_OUT_SHARE
 
 
@@ -18,7 +19,7 @@ def prompt_key(messages: Sequence[dict[str, Any]]) -> str:
         for m in messages
     ]
     text = json.dumps(canonical, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return digest_text(text)
 
 
 def prompt_held_out(key: str, share: float = HELD_OUT_SHARE) -> bool:

@@ -7,7 +7,6 @@ needs a reward model in memory, and a score is the same whoever wanted it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,13 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from learnback.contracts.messages import CompletionServed
 from learnback.contracts.models import CompletionEnd, Timings
 from learnback.core.clock import now
-from learnback.ledger.database import insert_new
+from learnback.core.ids import digest_text
+from learnback.ledger.database import chunks, insert_new
 from learnback.ledger.tables import completions, rescorings, rewards
 
 OPEN = "asked", "running"
 SCORER = "model"
-CHUNK = 400
-"""Ids in one query: well under SQLite's limit of variables."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +166,9 @@ async def scores_of(
     """
     found: dict[tuple[str, int], float | None] = {}
     r = rewards.c
-    for chunk in _chunks(ids):
+    for part in chunks(ids):
         query = select(r.completion_id, r.choice, r.score).where(
-            r.completion_id.in_(chunk), r.scorer == SCORER, r.scorer_version == reward_model
+            r.completion_id.in_(part), r.scorer == SCORER, r.scorer_version == reward_model
         )
         for row in await connection.execute(query):
             found[row.completion_id, row.choice] = row.score
@@ -179,9 +177,9 @@ async def scores_of(
 
 async def _lacking(connection: AsyncConnection, reward_model: str, ids: Sequence[str]) -> list[str]:
     found: list[str] = []
-    for chunk in _chunks(sorted(set(ids))):
+    for part in chunks(sorted(set(ids))):
         query = select(completions.c.id).where(
-            completions.c.id.in_(chunk), *_unscored(connection, reward_model)
+            completions.c.id.in_(part), *_unscored(connection, reward_model)
         )
         found += (await connection.scalars(query)).all()
     return sorted(found)
@@ -221,16 +219,12 @@ def _unscored(connection: AsyncConnection, reward_model: str) -> list[ColumnElem
 
 def _parts(wish: Rescoring) -> Iterable[Sequence[str] | None]:
     """The ids in portions that a query takes; None once: no ids are named."""
-    return [None] if wish.completion_ids is None else _chunks(wish.completion_ids)
-
-
-def _chunks(ids: Sequence[str]) -> list[Sequence[str]]:
-    return [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
+    return [None] if wish.completion_ids is None else chunks(wish.completion_ids)
 
 
 def _id(reward_model: str, since: datetime | None, ids: Sequence[str] | None) -> str:
     said = [reward_model, since.isoformat() if since else "", *(["*"] if ids is None else ids)]
-    return f"rescore_{hashlib.sha256(chr(0).join(said).encode()).hexdigest()[:24]}"
+    return f"rescore_{digest_text(chr(0).join(said))[:24]}"
 
 
 def _values(wish: Rescoring) -> dict[str, Any]:

@@ -74,12 +74,14 @@ completions = Table(
     Column("duration_s", Float, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False),
     Column("erased_at", UtcDateTime),
+    Column("prompting", Json),
     Index(None, "tenant", "created_at"),
     Index(None, "tenant", "session"),
     Index(None, "version"),
     Index(None, "created_at"),
 )
-"""`prompt_key` is a digest of the canonical prompt: what "the same prompt" means."""
+"""`prompt` is the caller's own. `prompt_key` is a digest of the canonical prompt: what "the same
+prompt" means. `prompting` is what a prompt strategy put around it."""
 
 feedback = Table(
     "feedback",

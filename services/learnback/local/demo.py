@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +121,13 @@ class Demo:
     async def run(self) -> None:
         """The whole loop."""
         plan = Plan(self.home, self.result.model, port=None, environment=self._environment())
-        with self.stages.stage("start", "vLLM and the platform start") as stage:
-            running = platform(plan, lambda name, seconds: _starting(stage, name))
-            up = await running.__aenter__()
         try:
-            await self._loop(up)
+            async with AsyncExitStack() as stack:
+                with self.stages.stage("start", "vLLM and the platform start") as stage:
+                    running = platform(plan, lambda name, seconds: _starting(stage, name))
+                    up = await stack.enter_async_context(running)
+                await self._loop(up)
         finally:
-            await running.__aexit__(None, None, None)
             self.result.seconds = dict(self.stages.seconds)
 
     async def _loop(self, up: Platform) -> None:

@@ -7,13 +7,13 @@ with its error, so that no failure becomes a score.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import httpx
 
+from learnback.core.ids import digest_text
 from learnback.models.judging import (
     RUBRIC,
     Comparison,
@@ -84,7 +84,7 @@ class Judge:
     def version(self) -> str:
         """Changes whenever the same answer could be judged otherwise: by model or by rubric."""
         said = f"{FORMAT}\n{self.model}\n{self.rubric}"
-        return f"{self.model}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+        return f"{self.model}-{digest_text(said)[:12]}"
 
     async def compare(
         self, prompt: Sequence[Mapping[str, Any]], first: str, second: str

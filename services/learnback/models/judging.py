@@ -7,13 +7,14 @@ counts. Another one is a tie, and both orders for the same place are counted as 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from learnback.core.ids import digest_text
 
 Preferred = Literal["first", "second", "tie"]
 Place = Literal["first", "last"]
@@ -192,8 +193,7 @@ def swapped(verdict: Preferred) -> Preferred:
 
 def _marked(parts: Mapping[str, str]) -> str:
     """Each part between marks that none of the texts can hold: they carry a digest of them all."""
-    seal = hashlib.sha256("\0".join(parts.values()).encode("utf-8", "surrogatepass")).hexdigest()
-    seal = seal[:10]
+    seal = digest_text("\0".join(parts.values()))[:10]
     return "\n\n".join(
         f"[{name} {seal}]\n{text}\n[end of {name} {seal}]" for name, text in parts.items()
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 import fsspec
 
 from learnback.core.errors import Conflict, LearnbackError, Unavailable
+from learnback.core.ids import digest_text
 
 CHUNK = 1 << 20
 MARKER = ".complete"
@@ -37,13 +38,13 @@ def digest_folder(folder: Path) -> str:
     lines = [
         f"{_digest_file(path)}  {path.relative_to(folder).as_posix()}" for path in _files(folder)
     ]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    return digest_text("\n".join(sorted(lines)))
 
 
 def digest_model(path: str) -> str:
     """The digest that stands for a base model: of its files if local, else of its name."""
     folder = Path(path)
-    return digest_folder(folder) if folder.is_dir() else hashlib.sha256(path.encode()).hexdigest()
+    return digest_folder(folder) if folder.is_dir() else digest_text(path)
 
 
 class ArtifactStore:

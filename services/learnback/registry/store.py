@@ -3,7 +3,6 @@ compare-and-set, and every move is kept."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -76,11 +75,6 @@ def version_name(base: str, method: str, digest: str) -> str:
     """
     stem = re.sub(r"[^a-z0-9.]+", "-", base.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-.")
     return f"{stem[:64]}-{method}-{digest[:12]}"
-
-
-def digest_text(text: str) -> str:
-    """SHA-256 of a text in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 async def register(connection: AsyncConnection, version: ModelVersion) -> ModelVersion:

@@ -3,13 +3,13 @@ again, and an evaluation that was killed goes on where it was."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from learnback.core.ids import digest_text
 from learnback.release.engine import Answer, ToolCall
 
 
@@ -58,7 +58,7 @@ class AnswerCache:
         os.replace(scratch, path)
 
     def _path(self, version: str) -> Path:
-        return self.folder / f"{hashlib.sha256(version.encode()).hexdigest()[:24]}.jsonl"
+        return self.folder / f"{digest_text(version)[:24]}.jsonl"
 
 
 def _line(key: str, answer: Answer) -> str:
@@ -74,4 +74,4 @@ def _answer(entry: Mapping[str, Any]) -> Answer:
 def answer_key(prompt_key: str, parameters: dict[str, Any]) -> str:
     """Names a prompt with all else that is in the request."""
     text = prompt_key + json.dumps(parameters, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_text(text)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -19,6 +17,7 @@ from learnback.contracts.streams import MODELS
 from learnback.core import logging as logs
 from learnback.core.bus import Consumer
 from learnback.core.http import BodyLimits, add_error_handlers, add_health_routes
+from learnback.core.ids import worker_name
 from learnback.core.process import consumers_ready, running, serve
 from learnback.core.redis import connect
 from learnback.core.settings import CommonSettings, keys_required
@@ -118,11 +117,6 @@ async def check_redis(redis: Redis) -> str | None:
     except (RedisError, OSError) as error:
         return f"Redis is away: {error}"
     return None
-
-
-def worker_name() -> str:
-    """Unique among all workers of the group."""
-    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def main() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +17,7 @@ from learnback.contracts.streams import FEEDBACK
 from learnback.core import redis as redis_clients
 from learnback.core.bus import Consumer
 from learnback.core.http import BodyLimits, add_error_handlers, add_health_routes
+from learnback.core.ids import worker_name
 from learnback.core.kubernetes import Cluster
 from learnback.core.logging import configure
 from learnback.core.process import consumers_ready, running, serve
@@ -65,7 +64,7 @@ def create_app(
     async def on_feedback(_messages: Sequence[FeedbackReceived]) -> None:
         watch.wake.set()  # the ledger is the record: the message only says "look now"
 
-    name = f"{socket.gethostname()}-{os.getpid()}"
+    name = worker_name()
     consumer = Consumer(redis, FEEDBACK, "retraining", on_feedback, name=name)
 
     @asynccontextmanager

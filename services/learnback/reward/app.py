@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -23,6 +21,7 @@ from learnback.core import redis as redis_clients
 from learnback.core.bus import Consumer
 from learnback.core.errors import Unavailable
 from learnback.core.http import BodyLimits, add_error_handlers, add_health_routes
+from learnback.core.ids import worker_name
 from learnback.core.logging import configure
 from learnback.core.process import consumers_ready, running, serve
 from learnback.core.settings import CommonSettings, keys_required
@@ -97,7 +96,7 @@ class _Work:
         self.worker = worker
         self.look_every = look_every
         self.rescorer = Rescorer(database, worker, worker.current)
-        name = f"{socket.gethostname()}-{os.getpid()}"
+        name = worker_name()
         self.completions = Consumer(redis, COMPLETIONS, "reward", worker.handle, name=name)
         models = Consumer(redis, MODELS, "reward", self._on_models, name=name)
         self.consumers: list[Consumer[Any]] = [self.completions, models]

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from learnback.inference.prompts import apply
+from learnback.inference.prompts import prompted
 from learnback.local.ladder.tasks import Task
 
 Messages = list[dict[str, str]]
 
+CONTEXT = 8192
+"""Tokens: all examples are shown, whatever the model holds."""
 SHOWN = 3
 """Examples in a few-shot prompt: more cost time with each answer."""
 WORDINGS = {
@@ -48,8 +50,7 @@ class Way:
         """What the model is asked in the place of `messages`."""
         if not self.config:
             return messages
-        changed = apply(self.config, "chat.completions", {"messages": messages})
-        return list(changed["messages"])
+        return prompted(self.config, messages, CONTEXT)
 
     def ask_task(self, task: Task, solved: Sequence[Task]) -> Messages:
         """A made-up task, with solved ones of its kind for ways that show examples."""

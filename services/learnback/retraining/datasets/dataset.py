@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from learnback.contracts.models import FeedbackStatus
+from learnback.core.ids import digest_text
 from learnback.ledger.training import Outcome
 from learnback.retraining.datasets import completions, labels, pairs, prompts
 from learnback.retraining.datasets.examining import Examined
@@ -94,4 +94,4 @@ def _shaped(
 def fingerprint(rows: Iterable[Row]) -> str:
     """SHA-256 over the rows' contents; their order and who said so do not matter."""
     lines = sorted(row.canonical for row in rows)
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+    return digest_text("\n".join(lines))

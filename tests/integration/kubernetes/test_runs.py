@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cluster_jobs import TEMPLATE, launching
 from tests.conftest import wait_until
-from tests.fake_cluster.api import serving
 from tests.fake_cluster.jobs import JobController
 from tests.fake_cluster.state import FakeKubernetes
-from tests.integration.test_kubernetes_launcher import TEMPLATE
 from tests.learning import held_out, statuses, tell
 
 from learnback.core.errors import Unavailable
@@ -24,7 +22,6 @@ from learnback.ledger.runs import Run, RunState
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
 from learnback.retraining.cycle import Cycle
-from learnback.retraining.kubernetes_launcher import KubernetesLauncher
 from learnback.retraining.registrar import Registrar
 from learnback.retraining.settings import RetrainingSettings
 
@@ -32,29 +29,24 @@ MakeCycle = Callable[[], Cycle]
 
 
 @pytest.fixture
-def kubernetes() -> Iterator[FakeKubernetes]:
-    with serving(FakeKubernetes()) as state:
-        controller = JobController(state)
-        yield state
-        controller.close()
-
-
-@pytest.fixture
 async def make(
-    kubernetes: FakeKubernetes, sqlite_database: Database, redis: Any, tmp_path: Path
+    kubernetes: FakeKubernetes,
+    controller: JobController,
+    sqlite_database: Database,
+    redis: Any,
+    tmp_path: Path,
 ) -> AsyncIterator[MakeCycle]:
     """Makes the working part of a retraining process that runs its jobs in the cluster."""
     async with sqlite_database.write() as c:
         base = await store.ensure_base(c, "tiny", "b" * 64, actor="test")
     cluster = Cluster(kubernetes.url, "learnback")
-    (tmp_path / "job.json").write_text(json.dumps(TEMPLATE))
+    launcher = launching(cluster, tmp_path, TEMPLATE)
     settings = RetrainingSettings(
         min_new_signals=20, cool_down=timedelta(0), poll=timedelta(0), held_out_raters=0.0
     )
     artifacts = ArtifactStore(f"file://{tmp_path}/artifacts")
 
     def cycle() -> Cycle:
-        launcher = KubernetesLauncher(cluster, tmp_path / "job.json")
         registrar = Registrar(sqlite_database, redis, artifacts, tmp_path / "cache")
         return Cycle(settings, base, sqlite_database, launcher, registrar, tmp_path / "runs")
 
@@ -73,6 +65,10 @@ async def step_until(cycle: Cycle, what: str, wanted: Callable[[Run], bool]) -> 
     return run
 
 
+async def training_run(cycle: Cycle) -> Run:
+    return await step_until(cycle, "it trains", lambda r: r.progress.get("step", 0) > 0)
+
+
 def starts(cycle: Cycle, run: Run) -> str:
     return (cycle.folder_of(run.id) / "starts").read_text()
 
@@ -86,7 +82,7 @@ async def test_a_run_outlives_the_process_that_began_it(
     monkeypatch.setenv("QUICK_JOB", "wait")
     ids = await tell(sqlite_database, 40)
     first = make()
-    run = await step_until(first, "it trains", lambda r: r.progress.get("step", 0) > 0)
+    run = await training_run(first)
     assert run.progress["note"] == "running on node-1"
     await first.close()
     assert len(kubernetes.all("jobs")) == 1
@@ -121,7 +117,7 @@ async def test_a_cancelled_run_leaves_no_job_behind(
     monkeypatch.setenv("QUICK_JOB", "wait")
     await tell(sqlite_database, 40)
     cycle = make()
-    run = await step_until(cycle, "it trains", lambda r: r.progress.get("step", 0) > 0)
+    run = await training_run(cycle)
     async with sqlite_database.write() as c:
         await runs.change_run(c, run.id, runs.CANCELLABLE, state=RunState.CANCELLED)
         await training.release_claims(c, run.id)
@@ -139,7 +135,7 @@ async def test_a_deleted_job_is_made_again_and_goes_on(
     monkeypatch.setenv("QUICK_JOB", "wait")
     await tell(sqlite_database, 40)
     cycle = make()
-    run = await step_until(cycle, "it trains", lambda r: r.progress.get("step", 0) > 0)
+    run = await training_run(cycle)
     name = run.id.replace("_", "-")
     kubernetes.delete("batch/v1", "jobs", "learnback", name, policy="Foreground")
     await step_until(cycle, "it starts again", lambda r: starts(cycle, r) == "2")

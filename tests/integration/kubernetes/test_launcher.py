@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cluster_jobs import RULES, ended, launching, starts, training
 from tests.conftest import wait_until
-from tests.fake_cluster.api import serving
 from tests.fake_cluster.jobs import JobController
 from tests.fake_cluster.state import FakeKubernetes, Object
 
@@ -18,100 +16,6 @@ from learnback.core.kubernetes import JOB, Cluster
 from learnback.retraining.kubernetes_launcher import RUN_LABEL, KubernetesLauncher
 from learnback.retraining.launcher import JobStatus, Vital
 from learnback.retraining.plan import ExitCode
-
-QUICK = str(Path(__file__).parents[1] / "quick_job.py")
-TEMPLATE: Object = {
-    "apiVersion": "batch/v1",
-    "kind": "Job",
-    "metadata": {"labels": {"app.kubernetes.io/component": "training"}},
-    "spec": {
-        "backoffLimit": 1,
-        "podReplacementPolicy": "Failed",
-        "podFailurePolicy": {
-            "rules": [
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
-                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [65]}},
-                {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75]}},
-            ]
-        },
-        "template": {
-            "metadata": {"labels": {RUN_LABEL: "${RUN_NAME}"}},
-            "spec": {
-                "restartPolicy": "Never",
-                "terminationGracePeriodSeconds": 20,
-                "containers": [
-                    {"name": "training", "command": ["python3", QUICK], "args": ["${RUN_FOLDER}"]}
-                ],
-            },
-        },
-    },
-}
-RULES = [
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "delete", "get"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
-]
-
-
-@pytest.fixture
-def kubernetes() -> Iterator[FakeKubernetes]:
-    with serving(FakeKubernetes()) as state:
-        yield state
-
-
-@pytest.fixture
-def controller(kubernetes: FakeKubernetes) -> Iterator[JobController]:
-    found = JobController(kubernetes)
-    yield found
-    found.close()
-
-
-@pytest.fixture
-async def cluster(kubernetes: FakeKubernetes, tmp_path: Path) -> AsyncIterator[Cluster]:
-    token = tmp_path / "token"
-    token.write_text("retraining\n")
-    kubernetes.roles = {"retraining": RULES}
-    found = Cluster(kubernetes.url, "learnback", token=token)
-    yield found
-    await found.close()
-
-
-@pytest.fixture
-def launcher(cluster: Cluster, controller: JobController, tmp_path: Path) -> KubernetesLauncher:
-    return launching(cluster, tmp_path, TEMPLATE)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    found = tmp_path / "runs" / "run_01ab"
-    found.mkdir(parents=True)
-    (found / "run.json").write_text(json.dumps({"run_id": "run_01ab", "seed": 0}))
-    return found
-
-
-def launching(cluster: Cluster, folder: Path, template: Object) -> KubernetesLauncher:
-    (folder / "job.json").write_text(json.dumps(template))
-    return KubernetesLauncher(cluster, folder / "job.json")
-
-
-async def ended(launcher: KubernetesLauncher, folder: Path) -> JobStatus:
-    async def look() -> JobStatus | None:
-        status = await launcher.status(folder)
-        return status if status.vital is Vital.ENDED else None
-
-    found: JobStatus = await wait_until(look, "the job ends")
-    return found
-
-
-async def training(launcher: KubernetesLauncher, folder: Path) -> None:
-    async def look() -> bool:
-        status = await launcher.status(folder)
-        return bool(status.progress and status.progress.step)
-
-    await wait_until(look, "the job trains")
-
-
-def starts(folder: Path) -> int:
-    return int((folder / "starts").read_text())
 
 
 async def test_a_run_is_a_job_of_its_name_and_runs_to_its_end(
@@ -268,105 +172,6 @@ async def test_an_ended_job_makes_room_for_the_next_try(
 
     await wait_until(done, "the second job is done")
     assert starts(folder) == 2
-
-
-async def test_a_suspended_job_says_that_it_waits_in_its_queue(
-    cluster: Cluster,
-    controller: JobController,
-    kubernetes: FakeKubernetes,
-    tmp_path: Path,
-    folder: Path,
-) -> None:
-    template = {**TEMPLATE, "spec": {**TEMPLATE["spec"], "suspend": True}}
-    launcher = launching(cluster, tmp_path, template)
-    await launcher.start(folder)
-    status = await launcher.status(folder)
-    assert (status.vital, status.note) == (Vital.ALIVE, "suspended: it waits in its queue")
-    kubernetes.change("batch/v1", "jobs", "learnback", "run-01ab", {"spec": {"suspend": False}})
-    assert (await ended(launcher, folder)).exit_code == ExitCode.DONE
-
-
-async def test_a_pod_that_can_not_start_says_why(
-    cluster: Cluster, kubernetes: FakeKubernetes, tmp_path: Path, folder: Path
-) -> None:
-    kubernetes.serve("batch/v1", "jobs", "Job")
-    kubernetes.serve("v1", "pods", "Pod")
-    launcher = launching(cluster, tmp_path, TEMPLATE)
-    await launcher.start(folder)
-    assert (await launcher.status(folder)).note == "it waits for its pod"
-    pod = {"metadata": {"name": "p", "labels": {RUN_LABEL: "run-01ab"}}}
-    kubernetes.create("v1", "pods", "learnback", pod)
-    unscheduled = {
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "Unschedulable",
-        "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
-    }
-    at = ("v1", "pods", "learnback", "p")
-    status: Object = {"phase": "Pending", "conditions": [unscheduled]}
-    kubernetes.change(*at, {"status": status}, subresource="status")
-    note = (await launcher.status(folder)).note
-    assert note == f"its pod waits: Unschedulable: {unscheduled['message']}"
-    waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}
-    status = {"conditions": None, "containerStatuses": [{"state": {"waiting": waiting}}]}
-    kubernetes.change(*at, {"status": status}, subresource="status")
-    note = (await launcher.status(folder)).note
-    assert note == "its pod waits: ImagePullBackOff: Back-off pulling image"
-
-
-async def test_a_job_that_completes_without_a_result_is_a_failure_after_a_while(
-    cluster: Cluster, kubernetes: FakeKubernetes, tmp_path: Path, folder: Path
-) -> None:
-    kubernetes.serve("batch/v1", "jobs", "Job")
-    launcher = launching(cluster, tmp_path, TEMPLATE)
-    await launcher.start(folder)
-    complete = {"type": "Complete", "status": "True", "lastTransitionTime": "2000-01-01T00:00:00Z"}
-    kubernetes.change(
-        *("batch/v1", "jobs", "learnback", "run-01ab"),
-        {"status": {"conditions": [complete]}},
-        subresource="status",
-    )
-    status = await launcher.status(folder)
-    assert (status.exit_code, status.final) == (ExitCode.INTERNAL, True)
-    assert "result.json is not on the volume" in (status.note or "")
-
-
-@pytest.mark.parametrize(
-    ("version", "kind", "plural", "done"),
-    [
-        ("jobset.x-k8s.io/v1alpha2", "JobSet", "jobsets", "Completed"),
-        ("trainer.kubeflow.org/v1alpha1", "TrainJob", "trainjobs", "Complete"),
-    ],
-)
-async def test_runs_of_more_nodes_are_objects_of_their_operators(
-    cluster: Cluster,
-    kubernetes: FakeKubernetes,
-    tmp_path: Path,
-    folder: Path,
-    version: str,
-    kind: str,
-    plural: str,
-    done: str,
-) -> None:
-    group = version.partition("/")[0]
-    verbs = ["create", "delete", "get"]
-    rule = {"apiGroups": [group], "resources": [plural], "verbs": verbs}
-    kubernetes.roles = {"retraining": [*RULES, rule]}
-    kubernetes.serve(version, plural, kind)
-    kubernetes.serve("v1", "pods", "Pod")
-    template = {"apiVersion": version, "kind": kind, "spec": {"of": "${RUN_NAME}"}}
-    launcher = launching(cluster, tmp_path, template)
-    await launcher.start(folder)
-    assert kubernetes.one(plural, "run-01ab")["spec"] == {"of": "run-01ab"}
-    assert (await launcher.status(folder)).vital is Vital.ALIVE
-    condition = {"type": done, "status": "True", "lastTransitionTime": "2000-01-01T00:00:00Z"}
-    kubernetes.change(
-        *(version, plural, "learnback", "run-01ab"),
-        {"status": {"conditions": [condition]}},
-        subresource="status",
-    )
-    (folder / "result.json").write_text("{}")
-    assert (await launcher.status(folder)).exit_code == ExitCode.DONE
 
 
 async def test_an_api_that_is_away_is_waited_for(

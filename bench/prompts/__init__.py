@@ -1,0 +1,1 @@
+"""What a prompt strategy costs for each request."""
