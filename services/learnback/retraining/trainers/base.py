@@ -145,7 +145,7 @@ def arguments(
         "max_grad_norm": settings.max_grad_norm,
         "max_length": None,  # what is too long has been left out
         "gradient_checkpointing": settings.gradient_checkpointing,
-        "bf16": on_gpu,
+        "bf16": on_gpu or settings.bfloat16,
         "use_cpu": not on_gpu,
         "seed": plan.seed,
         "data_seed": plan.seed,
