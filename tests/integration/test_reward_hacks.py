@@ -11,7 +11,10 @@ from collections.abc import Iterator
 import pytest
 from bench.hacks.trial import Result, make_base, run_seed
 
-pytestmark = pytest.mark.timeout(900)  # a minute of one core, and cores are shared
+pytestmark = [
+    pytest.mark.xdist_group("hacks"),  # one worker makes the model, once
+    pytest.mark.timeout(900),  # a minute of one core, and cores are shared
+]
 SEED = 1000
 """Not among those that the table in docs/evaluation.md was made of."""
 
