@@ -25,7 +25,6 @@ from learnback.ledger.database import Database
 from learnback.ledger.keys import KeyRing
 from learnback.ledger.migrate import check_schema, migrate
 from learnback.models.pooling_reward import models_of
-from learnback.models.reward import RewardModels
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore, digest_model
 from learnback.registry.settings import RetentionSettings
@@ -52,12 +51,12 @@ def create_app(
     database: Database,
     redis: Redis,
     client: httpx.AsyncClient,
-    models: RewardModels | None = None,
 ) -> FastAPI:
     """The app with its collaborators; it neither opens nor closes them."""
     engine = Engine(client, settings.inference_url, settings.api_key.get_secret_value())
     artifacts = ArtifactStore(common.artifact_root)
     policy = read_policy(settings.policy)
+    models = models_of(common)
     judge_key = settings.judge_api_key.get_secret_value()
     controller = Controller(
         database,
@@ -82,6 +81,7 @@ def create_app(
         async with running(consumers=[consumer], loops=loops):
             yield
         await controller.leadership.give_up()
+        models.close()
 
     app = FastAPI(title="Learnback release", version=__version__, lifespan=lifespan)
     app.state.controller = controller
@@ -133,14 +133,12 @@ def build(settings: ReleaseSettings, common: CommonSettings) -> FastAPI:
         timeout=httpx.Timeout(settings.request_timeout.total_seconds(), connect=5.0),
         limits=httpx.Limits(max_connections=settings.concurrency + 2),
     )
-    models = models_of(common)
-    app = create_app(settings, common, database=database, redis=redis, client=client, models=models)
+    app = create_app(settings, common, database=database, redis=redis, client=client)
     inner = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            stack.callback(models.close)
             stack.push_async_callback(database.close)
             stack.push_async_callback(redis.aclose)
             stack.push_async_callback(client.aclose)

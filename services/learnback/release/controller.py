@@ -74,7 +74,15 @@ class Controller:
         self.leadership = Leadership(database, settings.lease)
         self.rollout = Rollout(database, self.leadership)
         self.evaluator = Evaluator(
-            database, artifacts, engine, settings, folder, policy, held_out_share, judging, models
+            database,
+            artifacts,
+            engine,
+            settings,
+            folder,
+            policy,
+            held_out_share,
+            judging,
+            models,
         )
         self.progress: dict[str, Progress] = {}
         self._attempts: dict[str, int] = {}

@@ -108,13 +108,25 @@ def facts_of(version: store.ModelVersion) -> Judge:
     )
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A reward model of either kind, as evaluations ask it."""
+
+    model: RewardModel
+
+    def score_many(self, items: Iterable[tuple[PromptMessages, str]]) -> Sequence[float | None]:
+        """See `Scoring`. Raises Unavailable where the model is away, ArtifactCorrupt if broken."""
+        scored = self.model.score_batch(list(items))
+        for one in scored:
+            if one.fault:
+                raise ArtifactCorrupt(f"The reward model is broken: {one.error}")
+        return [one.score for one in scored]
+
+
 async def load_judge(
     chosen: Chosen, artifacts: ArtifactStore, cache: Path, models: RewardModels
 ) -> LoadedJudge:
-    """Fetch, verify and open, whatever kind it is of.
-
-    Raises ArtifactCorrupt for what can't be used here, Unavailable for what is away.
-    """
+    """Fetch, verify and load. Raises ArtifactCorrupt for unusable files, Unavailable for none."""
     version = chosen.version
     name, digest = version.artifact, version.artifact_digest
     if name is None or digest is None:
@@ -124,18 +136,7 @@ async def load_judge(
         model = await asyncio.to_thread(models.open, version.name, folder)
     except ValueError as error:
         raise ArtifactCorrupt(f"The reward model {version.name}: {error}") from error
-    return LoadedJudge(chosen.facts, _Scores(model))
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """Scores alone: an evaluation counts those that are missing, and does not ask why."""
-
-    model: RewardModel
-
-    def score_many(self, items: Iterable[tuple[PromptMessages, str]]) -> list[float | None]:
-        """See `Scoring`. Raises Unavailable."""
-        return [scored.score for scored in self.model.score_batch(list(items))]
+    return LoadedJudge(chosen.facts, Opened(model))
 
 
 def _number(value: object, kind: type[N]) -> N | None:

@@ -63,13 +63,13 @@ class Evaluator:
     ) -> None:
         self.database = database
         self.artifacts = artifacts
-        self.models = models or RewardModels()
         self.engine = engine
         self.settings = settings
         self.policy = policy
         self.held_out_share = held_out_share
         self.second = judging.second if judging else None
         self.rate = judging.rate if judging else None
+        self.models = models or RewardModels()
         self.judges = folder / "judges"
         self.cache = AnswerCache(folder / "answers")
         self.golden = _golden(policy.golden) if policy.golden else None

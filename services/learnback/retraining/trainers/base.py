@@ -155,6 +155,7 @@ def arguments(
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a loss that is no number must end the run, not vanish
         "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,  # every trained weight is used in every step
         "report_to": [],
         "disable_tqdm": True,
     }
@@ -170,10 +171,7 @@ def _share_of_one_process(batch_size: int) -> int:
 
 def steps_of(settings: Hyperparameters, rows: int) -> int:
     """Optimiser steps of a run over ``rows`` rows."""
-    if settings.max_steps is not None:
-        return settings.max_steps
-    per_epoch = math.ceil(rows / (settings.batch_size * settings.gradient_accumulation))
-    return max(1, math.ceil(per_epoch * settings.epochs))
+    return settings.steps(rows)
 
 
 def fit(
