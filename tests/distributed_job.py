@@ -1,6 +1,6 @@
 """Stands in for the training job under torchrun: says who it is, and ends as it is told.
 
-DISTRIBUTED_JOB: `done`, `bad_data`, or `wait` (until SIGTERM, then as the job does: 75).
+DISTRIBUTED_JOB: `bad_data`, or `wait` (until SIGTERM, then as the job does: 75).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def main(folder: Path) -> int:
     os.replace(folder / f".rank-{rank}", folder / f"rank-{rank}")
     while behaviour == "wait" and not stopped:
         time.sleep(0.02)
-    code = {"done": 0, "bad_data": 65, "wait": 75}[behaviour]
-    if rank == "0" and code:
+    code = {"bad_data": 65, "wait": 75}[behaviour]
+    if rank == "0":
         state = "interrupted" if stopped else "failed"
         line = {"run_id": folder.name, "state": state, "exit_code": code}
         (folder / ".progress").write_text(json.dumps(line))

@@ -94,8 +94,9 @@ def write_run(
 ) -> Path:
     """A run directory that is ready to start."""
     directory.mkdir(parents=True)
-    empty = pa.Table.from_pylist(preference_rows(1)).slice(0, 0)
-    pq.write_table(pa.Table.from_pylist(rows) if rows else empty, directory / TRAIN_FILE)
+    kinds = {"sft": completion_rows, "kto": label_rows}
+    known = rows or kinds.get(method, preference_rows)(1)
+    pq.write_table(pa.Table.from_pylist(known).slice(0, len(rows)), directory / TRAIN_FILE)
     if held_out:
         pq.write_table(pa.Table.from_pylist(held_out), directory / HELD_OUT_FILE)
     plan = RunPlan(

@@ -46,8 +46,11 @@ class Job:
 
     def wait_until(self, what: str, predicate: Callable[[], bool]) -> None:
         deadline = time.monotonic() + WAIT_S
-        while not predicate():
-            if self.poll() is not None or time.monotonic() > deadline:
+        while True:
+            over = self.poll() is not None or time.monotonic() > deadline
+            if predicate():
+                return
+            if over:
                 raise AssertionError(
                     f"never happened: {what} (status {self.status})\n{self.output}"
                 )

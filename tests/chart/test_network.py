@@ -152,6 +152,17 @@ def test_what_may_leave_this_release_with_everything_outside() -> None:
     }
 
 
+def test_the_judge_is_reached_by_who_asks_it_and_by_nobody_else() -> None:
+    found = render("judge")
+    reaching = {name for name in policies(found) if name and 8443 in outside(found, name)}
+    assert reaching == {"reward", "release"}
+    for name in reaching:
+        rules = policies(found)[name]["egress"]
+        (rule,) = (r for r in rules if r["ports"][0]["port"] == 8443)
+        assert rule["to"] == [{"ipBlock": {"cidr": "10.0.2.0/24"}}]
+        assert 443 in outside(found, name), "neural reward models load the base from the hub"
+
+
 def test_admin_apis_are_closed_to_all_but_admins_and_scrapers() -> None:
     admins = {"namespaceSelector": {"matchLabels": {"team": "language"}}}
     for name in ("reward", "retraining", "release"):

@@ -34,6 +34,7 @@ def test_settings_of_a_process_are_set_by_the_chart_or_by_name(process: str) -> 
 
 
 FIXED = {
+    *(f"LEARNBACK_REWARD_JUDGE_{n}" for n in ("URL", "MODEL", "API_KEY", "RUBRIC")),  # judge
     "LEARNBACK_INFERENCE_ENGINE_URLS",  # inference.externalEngineUrls
     "LEARNBACK_INFERENCE_ENGINE_KEY",  # inference.externalEngineKeySecret
     "LEARNBACK_RELEASE_POLICY",  # release.policy
@@ -41,9 +42,13 @@ FIXED = {
 """Set by values of their own where they have a meaning; by name the chart refuses them."""
 
 
+BY_EXTRA_ENV = {"LEARNBACK_REWARD_ENGINE_URL"}
+"""An engine of yours for neural reward models; the chart's own way is neuralRewards."""
+
+
 def test_what_all_processes_share_is_set_everywhere() -> None:
     (common,) = [cls for cls in CLASSES if cls.model_config["env_prefix"] == "LEARNBACK_"]
-    wanted = {f"LEARNBACK_{name.upper()}" for name in common.model_fields}
+    wanted = {f"LEARNBACK_{name.upper()}" for name in common.model_fields} - BY_EXTRA_ENV
     for process in PROCESSES[:-1]:
         assert wanted <= variables(process), process
 

@@ -30,8 +30,14 @@ def _rendered(release: str, scenario: str) -> str:
     )
 
 
+@cache
+def _parsed(release: str, scenario: str) -> str:
+    return json.dumps(objects(_rendered(release, scenario)))
+
+
 def rendered(release: str, scenario: str) -> list[Object]:
-    return objects(_rendered(release, scenario))
+    found: list[Object] = json.loads(_parsed(release, scenario))
+    return found
 
 
 def places(found: list[Object]) -> set[tuple[str, str]]:

@@ -42,15 +42,18 @@ CONTEXTS = {
     "inference": ["minimal", "gpu", "external-engine", "keda", "hpa", "many-gpus"],
     "feedback": ["keda", "cpu"],
     "reward": ["keda", "cpu"],
-    "training": ["many-gpus", "minimal", "gpu"],
+    "training": ["many-gpus", "minimal", "gpu", "trainjob"],
     "operator": ["operator", "minimal"],
     "monitoring": ["monitoring"],
-    "networkPolicy": ["minimal", "external", "keda", "external-engine", "operator"],
+    "judge": ["judge"],
+    "neuralRewards": ["judge"],
+    "networkPolicy": ["minimal", "external", "keda", "external-engine", "operator", "judge"],
 }
 """Scenarios in which a block's values can be seen at work; else the smallest one."""
 CHANGED = {
     "training.schedule": "@hourly",
     "training.jobSet.replicas": 3,
+    "training.trainJob.nodes": 3,
     "valkey.enabled": False,
     "model.volume.image": "other:2",
     "model.volume.existingClaim": "other",
@@ -196,6 +199,11 @@ REFUSED = {
     "release.settings.api_key=x": "release.settings.api_key is set by the chart",
     "training.jobSet.enabled=true,training.jobSet.replicas=2": "mounted on one only",
     "training.jobSet.enabled=true,training.enabled=false": "training.jobSet needs",
+    "judge.url=http://j": "set judge.model",
+    "judge.rubric=short": "set it, or remove the rest",
+    "training.trainJob.enabled=true,training.trainJob.nodes=2": "mounted on one only",
+    "training.trainJob.enabled=true,training.enabled=false": "training.trainJob needs",
+    "training.trainJob.enabled=true,training.jobSet.enabled=true": "a run is one of the two",
     "training.schedule=@daily,training.enabled=false": "training.schedule needs",
     "training.checkpoint.accessModes={ReadWriteOncePod}": "shuts out the training Job",
 }

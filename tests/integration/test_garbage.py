@@ -326,6 +326,8 @@ def test_the_command_says_what_it_would_take_and_why_the_rest_stays(
     assert "Nothing was changed" in said.output
     found = json.loads(CliRunner().invoke(main, ["gc", "--json"]).stdout)
     assert (found["marked"], found["kept"]) == (["old"], {"young": "it is stable"})
+    told = CliRunner().invoke(main, ["releases", "show", "old"]).output
+    assert "removed by garbage collection" in told
 
 
 async def _old_home(home: Path, files: Path) -> None:

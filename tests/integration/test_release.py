@@ -60,7 +60,11 @@ async def test_a_better_candidate_is_promoted(world: World) -> None:
     assert report["evaluation"]["judge"]["version"] == JUDGE
     assert all(check["passed"] for check in report["checks"])
     assert await world.moves() == [(GOOD, "gate"), (BASE, "test")]
-    assert await announced(world.redis) == [("stable", BASE, 1), ("stable", GOOD, 2)]
+    assert await announced(world.redis) == [
+        ("stable", BASE, 1),
+        ("stable", GOOD, 2),
+        ("candidate", None, 2),
+    ]
 
 
 async def test_a_worse_candidate_is_refused(world: World) -> None:

@@ -116,6 +116,17 @@ def test_a_flipped_reward_makes_it_fall(
     assert result.metrics["best_step"] == 12
 
 
+def test_bfloat16_learns_as_well_and_sampler_and_trainer_agree(
+    tmp_path: Path, taught: Path, reward_model: Path
+) -> None:
+    folder = write_rloo_run(tmp_path / "bfloat16", taught, reward_model, bfloat16=True)
+
+    result = train(folder)
+
+    assert result.history[-1]["reward"] > result.history[0]["reward"]
+    assert result.metrics["mismatch"] < 0.05
+
+
 def test_the_checkpoint_is_picked_by_a_judge_that_does_not_pay(
     tmp_path: Path, taught: Path, flipped_reward_model: Path
 ) -> None:

@@ -20,7 +20,7 @@ from tests.tiny_model import (
 from tests.warm_jobs import Jobs, progress_of, result_of
 
 from learnback.models import reward
-from learnback.retraining.plan import Method
+from learnback.retraining.plan import ExitCode, Method, Progress
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("training")]
 
@@ -180,6 +180,23 @@ def event_tags(run: Path) -> set[str]:
             tags |= {value.tag for value in event.summary.value}
             at += length + 16
     return tags
+
+
+def test_what_one_process_dies_of_is_the_reason_and_not_what_the_others_miss(
+    tmp_path: Path,
+) -> None:
+    from learnback.retraining.trainers.progress import ProgressReport
+
+    started = Progress(run_id="run", state="starting")
+    first, second = (ProgressReport(tmp_path, started, main=main) for main in (True, False))
+    first.update()
+    second.update(state="training")
+    assert progress_of(tmp_path).state == "starting"
+    second.end("failed", "out of memory", ExitCode.OUT_OF_MEMORY)
+    first.end("failed", "connection closed by peer", ExitCode.INTERNAL)
+
+    assert progress_of(tmp_path).error == "out of memory"
+    assert progress_of(tmp_path).exit_code == ExitCode.OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "ipo"])

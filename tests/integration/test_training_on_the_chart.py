@@ -213,6 +213,36 @@ def test_several_nodes_meet_at_the_first_one() -> None:
     assert (role["apiGroups"], role["resources"]) == (["jobset.x-k8s.io"], ["jobsets"])
 
 
+TRAIN_JOB = ("--set=training.trainJob.enabled=true", "--set=training.trainJob.nodes=2", SHARED)
+
+
+def test_a_train_job_says_of_its_runtimes_pods_what_a_jobs_pod_is() -> None:
+    objects = rendered(*TRAIN_JOB)
+    manifest = manifest_of(job_template(objects), FOLDER)
+    job = pod_of(manifest_of(job_template(rendered(SHARED)), FOLDER))
+    spec, trainer = manifest["spec"], manifest["spec"]["trainer"]
+    assert spec["runtimeRef"]["name"] == "torch-distributed"
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 1)
+    assert trainer["command"][:3] == ["python3", "-m", "learnback.retraining.several"]
+    assert trainer["command"][-1] == str(FOLDER)
+    (own,) = job["spec"]["containers"]
+    assert trainer["image"] == own["image"]
+    assert trainer["resourcesPerNode"] == own["resources"]
+    assert {e["name"] for e in trainer["env"]} == {e["name"] for e in own["env"]}
+    (patch,) = spec["runtimePatches"]
+    (nodes,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = nodes["template"]["spec"]["template"]
+    assert pod["metadata"]["labels"] == job["metadata"]["labels"]
+    for field in ("volumes", "securityContext", "serviceAccountName"):
+        assert pod["spec"][field] == job["spec"][field]
+    (container,) = pod["spec"]["containers"]
+    assert container["name"] == nodes["name"] == "node"
+    assert container["volumeMounts"] == own["volumeMounts"]
+    assert container["securityContext"] == own["securityContext"]
+    role = one(objects, "Role", "lb-learnback-training")["rules"][0]
+    assert (role["apiGroups"], role["resources"]) == (["trainer.kubeflow.org"], ["trainjobs"])
+
+
 def start_nodes(folder: Path, behaviour: str) -> list[subprocess.Popen[bytes]]:
     """The rendered command once for each of two nodes, with a job that tells who it is."""
     manifest = manifest_of(job_template(rendered(*JOB_SET, SHARED)), folder)
@@ -229,7 +259,7 @@ def start_nodes(folder: Path, behaviour: str) -> list[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize(
     ("behaviour", "status"),
-    [("done", 0), ("bad_data", ExitCode.BAD_DATA), ("wait", ExitCode.INTERRUPTED)],
+    [("bad_data", ExitCode.BAD_DATA), ("wait", ExitCode.INTERRUPTED)],
 )
 async def test_the_rendered_command_of_two_nodes_is_one_run_with_the_jobs_own_end(
     tmp_path: Path, behaviour: str, status: int

@@ -110,14 +110,28 @@ def test_two_processes_share_out_the_batches_of_one(
     assert result.processes == 2
     assert result.steps == plain(method).steps
     assert result.metrics["loss"] == pytest.approx(plain(method).metrics["loss"], rel=0.02)
-    assert "training" not in ranks[1].output  # one process alone speaks and writes
+    assert f"run {run.name}" not in ranks[1].output  # one process alone speaks and writes
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_two_passes_of_half_a_batch_are_a_step_of_the_whole(
+    method: Method,
+    new_run: Callable[..., Path],
+    plain: Callable[[Method], RunResult],
+    jobs: Jobs,
+) -> None:
+    halves = small(method, batch_size=2, gradient_accumulation=2)
+    result = jobs.done(new_run(f"{method}-halves", method, halves))
+
+    assert result.steps == plain(method).steps
+    assert result.metrics["loss"] == pytest.approx(plain(method).metrics["loss"], rel=0.05)
 
 
 def test_accelerate_launches_two_processes(
     new_run: Callable[..., Path], plain: Callable[[Method], RunResult]
 ) -> None:
     run = new_run("dpo-accelerate")
-    launch = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1"
+    launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1"
     launch += f" --mixed_precision no --dynamo_backend no --main_process_port {free_port()}"
     done = subprocess.run(
         [sys.executable, "-m", *launch.split(), "-m", "learnback.retraining.job", str(run)],

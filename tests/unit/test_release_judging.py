@@ -14,9 +14,12 @@ from learnback.core.clock import now
 from learnback.core.errors import Unavailable
 from learnback.ledger.evaluation import HeldOutComparison, HeldOutPrompt
 from learnback.models.judging import Comparison
+from learnback.models.reward import Scored
+from learnback.registry.artifacts import ArtifactCorrupt
 from learnback.registry.store import ModelVersion
 from learnback.release.engine import Answer
-from learnback.release.judging import choose
+from learnback.release.evaluation import compare, pairs_of
+from learnback.release.judging import Opened, choose
 from learnback.release.questions import Side
 from learnback.release.second import SecondJudge
 
@@ -137,3 +140,34 @@ async def test_a_pair_that_it_can_not_judge_is_left_out() -> None:
 
     found = await SecondJudge("big", Scripted(says)).opinion(*a_round(), [])
     assert (len(found.outcomes), "k3" in found.keys) == (63, False)
+
+
+class Rewards:
+    """A reward model that scores as a test says."""
+
+    kind = "neural"
+
+    def __init__(self, says: Any) -> None:
+        self.says = says
+
+    def score_batch(self, items: Sequence[Any]) -> list[Scored]:
+        return [self.says(answer) for _, answer in items]
+
+
+def test_a_text_that_the_reward_model_can_not_judge_leaves_its_prompt_out() -> None:
+    def says(answer: str) -> Scored:
+        if answer == "new k3":
+            return Scored(None, "the text has 9000 tokens")
+        return Scored(1.0 if answer.startswith("new") else 0.0)
+
+    base, sides, prompts = a_round(30)
+    found = compare(base, sides, prompts, Opened(Rewards(says)), 0)
+    assert (found.answered, found.wins, len(found.keys)) == (30, 29, 29)
+    assert "k3" not in found.keys
+    assert len(pairs_of(found, sides, prompts)) == 29
+
+
+def test_a_broken_reward_model_is_no_verdict() -> None:
+    broken = Opened(Rewards(lambda answer: Scored(None, "it said nan", fault=True)))
+    with pytest.raises(ArtifactCorrupt, match="it said nan"):
+        broken.score_many([((), "a")])

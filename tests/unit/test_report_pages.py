@@ -43,6 +43,18 @@ def test_charts_of_nothing_and_of_one_value_are_drawn() -> None:
     ET.fromstring(bar_chart("x", {}, y_label="").svg)
 
 
+def test_a_legend_of_many_names_stays_inside_the_picture() -> None:
+    series = {f"a rather long name {i}": [(0.0, float(i)), (1.0, 2.0)] for i in range(9)}
+    svg = ET.fromstring(line_chart("x", series, x_label="", y_label="").svg)
+    height = float(svg.get("height", 0))
+    named = [e for e in svg.iter(f"{SVG}text") if (e.text or "").startswith("a rather")]
+
+    assert len(named) == 9
+    for text in named:
+        assert float(text.get("x", 0)) + 7 * len(text.text or "") < 640
+        assert float(text.get("y", 0)) < height
+
+
 def test_bars_stand_on_zero_and_carry_their_interval() -> None:
     chart = bar_chart("Wins", {"sft": 0.5, "dpo": -0.25}, y_label="", intervals={"sft": (0.4, 0.6)})
     bars = [e for e in ET.fromstring(chart.svg).iter(f"{SVG}rect") if e.get("class") != "paper"]

@@ -3,7 +3,7 @@ Refuses combinations of values that can't work, and says the way out. All that i
 */}}
 {{- define "learnback.validate" -}}
 {{- $problems := list -}}
-{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" -}}
+{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" -}}
 {{- $found := include (printf "learnback.validate.%s" $check) $ | trim -}}
 {{- if $found -}}
 {{- $problems = append $problems $found -}}
@@ -123,7 +123,7 @@ Refuses combinations of values that can't work, and says the way out. All that i
 
 {{/* A setting that a value of the chart sets would be there twice. */}}
 {{- define "learnback.validate.keys" -}}
-{{- $set := dict "inference" (list "host" "port" "public_name" "spool_bytes" "drain" "engine_urls" "engine_key" "engine_args") "feedback" (list "host" "port") "reward" (list "host" "port") "retraining" (list "host" "port") "release" (list "host" "port" "inference_url" "api_key" "policy") "operator" (list "host" "port" "release_url" "api_key") -}}
+{{- $set := dict "inference" (list "host" "port" "public_name" "spool_bytes" "drain" "engine_urls" "engine_key" "engine_args") "feedback" (list "host" "port") "reward" (list "host" "port" "judge_url" "judge_model" "judge_api_key" "judge_rubric") "retraining" (list "host" "port") "release" (list "host" "port" "inference_url" "api_key" "policy") "operator" (list "host" "port" "release_url" "api_key") -}}
 {{- range $process, $names := $set -}}
 {{- range $names -}}
 {{- if hasKey (index $.Values $process).settings . }}
@@ -133,10 +133,28 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- end }}
 {{- end -}}
 
+{{- define "learnback.validate.judge" -}}
+{{- if and .Values.judge.url (not .Values.judge.model) }}
+- judge.url has no model: set judge.model to the judge's name there.
+{{- end }}
+{{- if and (not .Values.judge.url) (or .Values.judge.model .Values.judge.existingSecret .Values.judge.rubric) }}
+- judge has no judge.url: set it, or remove the rest.
+{{- end }}
+{{- end -}}
+
 {{- define "learnback.validate.training" -}}
 {{- $training := .Values.training -}}
 {{- if and $training.jobSet.enabled (gt (int $training.jobSet.replicas) 1) (not (has "ReadWriteMany" $training.checkpoint.accessModes)) }}
 - training.jobSet has several nodes, but training.checkpoint can be mounted on one only: use ReadWriteMany.
+{{- end }}
+{{- if and $training.trainJob.enabled (gt (int $training.trainJob.nodes) 1) (not (has "ReadWriteMany" $training.checkpoint.accessModes)) }}
+- training.trainJob has several nodes, but training.checkpoint can be mounted on one only: use ReadWriteMany.
+{{- end }}
+{{- if and $training.jobSet.enabled $training.trainJob.enabled }}
+- training.jobSet and training.trainJob are both on: a run is one of the two.
+{{- end }}
+{{- if and $training.trainJob.enabled (not $training.enabled) }}
+- training.trainJob needs training.enabled=true.
 {{- end }}
 {{- if and $training.jobSet.enabled (not $training.enabled) }}
 - training.jobSet needs training.enabled=true.

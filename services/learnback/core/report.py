@@ -18,7 +18,8 @@ from pathlib import Path
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 34, 44
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 26, 44
+LEGEND_ROW = 18
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 """Okabe and Ito's, which people with colour blindness tell apart (jfly.uni-koeln.de/color)."""
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
@@ -142,8 +143,9 @@ def line_chart(
     for i, (name, line) in enumerate(series.items()):
         drawn.append(_band(frame, line, bands.get(name, ()), _colour(i)))
         drawn.append(_line(frame, line, _colour(i), _dash(i)))
-    drawn.append(_legend(list(series)))
-    return Chart(title, _svg(title, "".join(drawn)), "; ".join(_ends(*s) for s in series.items()))
+    legend, rows = _legend(list(series))
+    picture = _svg(title, "".join([*drawn, legend]), HEIGHT + rows * LEGEND_ROW)
+    return Chart(title, picture, "; ".join(_ends(*line) for line in series.items()))
 
 
 def bar_chart(
@@ -274,13 +276,18 @@ def _path(points: Sequence[Point], colour: str, *, dash: str = "") -> str:
     return f'<path d="{d}" fill="none" stroke="{colour}" stroke-width="1.8"{dashed}/>'
 
 
-def _legend(names: Sequence[str]) -> str:
-    drawn, x = [], float(LEFT)
+def _legend(names: Sequence[str]) -> tuple[str, int]:
+    """Below the picture, in as many rows as it takes."""
+    drawn, x, row = [], float(LEFT), 0
     for i, name in enumerate(names):
-        drawn.append(_path([(x, TOP - 10), (x + 18, TOP - 10)], _colour(i), dash=_dash(i)))
-        drawn.append(_text(x + 22, TOP - 6, name, "start"))
-        x += 34 + 7 * len(name)
-    return "".join(drawn)
+        width = 36 + 7 * len(name)
+        if x > LEFT and x + width > WIDTH - RIGHT:
+            x, row = float(LEFT), row + 1
+        y = HEIGHT + row * LEGEND_ROW + 8
+        drawn.append(_path([(x, y), (x + 18, y)], _colour(i), dash=_dash(i)))
+        drawn.append(_text(x + 22, y + 4, name, "start"))
+        x += width
+    return "".join(drawn), row + 1 if names else 0
 
 
 def _text(x: float, y: float, text: str, anchor: str, more: str = "") -> str:
@@ -291,12 +298,12 @@ def _text(x: float, y: float, text: str, anchor: str, more: str = "") -> str:
     )
 
 
-def _svg(title: str, drawn: str) -> str:
+def _svg(title: str, drawn: str, height: int = HEIGHT) -> str:
     said = html.escape(title)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'width="{WIDTH}" height="{HEIGHT}" role="img"><title>{said}</title>'
-        f'<style>{CHART_STYLE}</style><rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} {height}" '
+        f'width="{WIDTH}" height="{height}" role="img"><title>{said}</title>'
+        f'<style>{CHART_STYLE}</style><rect class="paper" width="{WIDTH}" height="{height}"/>'
         + _text(LEFT, 14, title, "start", 'font-weight="bold"')
         + drawn
         + "</svg>"

@@ -51,6 +51,7 @@ def run_show(home: Path | None, as_json: bool, version: str) -> None:
         ["reward model", made.reward_model],
         ["asked for by", _said(told.release.asked_by, told.release.asked_reason)],
         ["approved by", made.approved_by],
+        *([["files", "removed by garbage collection"]] if made.deleted else []),
     ]
     show_table(f"Version {made.name}", ["", ""], rows)
     _show_gate(made.gate_report or {})

@@ -24,6 +24,7 @@ from learnback.core.settings import CommonSettings, keys_required
 from learnback.ledger.database import Database
 from learnback.ledger.keys import KeyRing
 from learnback.ledger.migrate import check_schema, migrate
+from learnback.models.pooling_reward import models_of
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore, digest_model
 from learnback.registry.settings import RetentionSettings
@@ -55,6 +56,7 @@ def create_app(
     engine = Engine(client, settings.inference_url, settings.api_key.get_secret_value())
     artifacts = ArtifactStore(common.artifact_root)
     policy = read_policy(settings.policy)
+    models = models_of(common)
     judge_key = settings.judge_api_key.get_secret_value()
     controller = Controller(
         database,
@@ -66,6 +68,7 @@ def create_app(
         policy,
         common.held_out_share,
         judging(client, policy.judge, judge_key) if policy.judge else None,
+        models,
     )
     collector = Collector(database, artifacts, controller.leadership, RetentionSettings())
     consumer = Consumer(redis, MODELS, GROUP, controller.on_trained, name=worker_name())
@@ -78,6 +81,7 @@ def create_app(
         async with running(consumers=[consumer], loops=loops):
             yield
         await controller.leadership.give_up()
+        models.close()
 
     app = FastAPI(title="Learnback release", version=__version__, lifespan=lifespan)
     app.state.controller = controller

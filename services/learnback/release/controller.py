@@ -26,6 +26,7 @@ from learnback.ledger.database import Database
 from learnback.ledger.leases import LeaseLost
 from learnback.ledger.releases import Release
 from learnback.ledger.types import storable
+from learnback.models.reward import RewardModels
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
 from learnback.release import metrics, operations
@@ -62,6 +63,7 @@ class Controller:
         policy: ReleasePolicy,
         held_out_share: float = HELD_OUT_SHARE,
         judging: Judging | None = None,
+        models: RewardModels | None = None,
     ) -> None:
         self.database = database
         self.redis = redis
@@ -72,7 +74,15 @@ class Controller:
         self.leadership = Leadership(database, settings.lease)
         self.rollout = Rollout(database, self.leadership)
         self.evaluator = Evaluator(
-            database, artifacts, engine, settings, folder, policy, held_out_share, judging
+            database,
+            artifacts,
+            engine,
+            settings,
+            folder,
+            policy,
+            held_out_share,
+            judging,
+            models,
         )
         self.progress: dict[str, Progress] = {}
         self._attempts: dict[str, int] = {}

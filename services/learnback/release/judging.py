@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from learnback.contracts.models import Alias, PromptMessages, VersionKind
 from learnback.ledger.database import Database
-from learnback.models import linear_reward
+from learnback.models.reward import RewardModel, RewardModels
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore
 from learnback.release.analysis import proportion
@@ -108,7 +108,24 @@ def facts_of(version: store.ModelVersion) -> Judge:
     )
 
 
-async def load_judge(chosen: Chosen, artifacts: ArtifactStore, cache: Path) -> LoadedJudge:
+@dataclass(frozen=True)
+class Opened:
+    """A reward model of either kind, as evaluations ask it."""
+
+    model: RewardModel
+
+    def score_many(self, items: Iterable[tuple[PromptMessages, str]]) -> Sequence[float | None]:
+        """See `Scoring`. Raises Unavailable where the model is away, ArtifactCorrupt if broken."""
+        scored = self.model.score_batch(list(items))
+        for one in scored:
+            if one.fault:
+                raise ArtifactCorrupt(f"The reward model is broken: {one.error}")
+        return [one.score for one in scored]
+
+
+async def load_judge(
+    chosen: Chosen, artifacts: ArtifactStore, cache: Path, models: RewardModels
+) -> LoadedJudge:
     """Fetch, verify and load. Raises ArtifactCorrupt for unusable files, Unavailable for none."""
     version = chosen.version
     name, digest = version.artifact, version.artifact_digest
@@ -116,10 +133,10 @@ async def load_judge(chosen: Chosen, artifacts: ArtifactStore, cache: Path) -> L
         raise ArtifactCorrupt(f"The reward model {version.name} has no files.")
     folder = await asyncio.to_thread(artifacts.fetch, name, digest, cache)
     try:
-        model = await asyncio.to_thread(linear_reward.load, folder)
+        model = await asyncio.to_thread(models.open, version.name, folder)
     except ValueError as error:
         raise ArtifactCorrupt(f"The reward model {version.name}: {error}") from error
-    return LoadedJudge(chosen.facts, model)
+    return LoadedJudge(chosen.facts, Opened(model))
 
 
 def _number(value: object, kind: type[N]) -> N | None:

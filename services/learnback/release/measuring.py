@@ -18,6 +18,7 @@ from learnback.ledger.evaluation import (
     held_out_prompts,
 )
 from learnback.ledger.evaluations import Pair
+from learnback.models.reward import RewardModels
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
 from learnback.release import golden_checks, probing
@@ -58,6 +59,7 @@ class Evaluator:
         policy: ReleasePolicy,
         held_out_share: float = HELD_OUT_SHARE,
         judging: Judging | None = None,
+        models: RewardModels | None = None,
     ) -> None:
         self.database = database
         self.artifacts = artifacts
@@ -67,6 +69,7 @@ class Evaluator:
         self.held_out_share = held_out_share
         self.second = judging.second if judging else None
         self.rate = judging.rate if judging else None
+        self.models = models or RewardModels()
         self.judges = folder / "judges"
         self.cache = AnswerCache(folder / "answers")
         self.golden = _golden(policy.golden) if policy.golden else None
@@ -96,7 +99,7 @@ class Evaluator:
         if len(prompts) < least:
             note = f"there are {len(prompts)} held-out prompts, {least} are needed"
             return Measured(base.model_copy(update={"note": note}))
-        judge = await load_judge(chosen, self.artifacts, self.judges)
+        judge = await load_judge(chosen, self.artifacts, self.judges, self.models)
         sides = await self._answers(candidate.name, stable, prompts, progress)
         progress.begin("scoring")
         probed = await self._probed(base, sides)

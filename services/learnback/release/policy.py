@@ -46,8 +46,9 @@ class GatePolicy(Closed):
     (union bound). A guard below refuses what is over its limit **and** not by luck."""
     min_length_ratio: float = Field(default=0.2, ge=0)
     """Candidate's words per stable's, in the middle. Generous: people may rightly like brevity."""
-    max_length_ratio: float = Field(default=3.0, gt=0)
-    """Long answers please reward models more than people (length hacking)."""
+    max_length_ratio: float = Field(default=2.0, gt=0)
+    """Long answers please reward models more than people (length hacking). Raise it where people
+    ask for more detail."""
     max_cut_increase: Share = Field(default=0.5, ge=0, le=1)
     """More answers that the token limit ends than stable gives: nobody knows their length."""
     max_empty_increase: Share = Field(default=0.05, ge=0, le=1)

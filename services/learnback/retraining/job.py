@@ -107,7 +107,7 @@ def _request(stop: StopRequest) -> None:
 
 
 def _end(report: ProgressReport, code: ExitCode, error: str, state: str = "failed") -> ExitCode:
-    report.update(state=state, error=error, exit_code=int(code))
+    report.end(state, error, int(code))
     return code
 
 

@@ -6,6 +6,8 @@ ${RUN_FOLDER} (decision 0010); everything else is decided here.
 {{- define "learnback.training.manifest" -}}
 {{- if .Values.training.jobSet.enabled -}}
 {{- include "learnback.training.jobSet" . -}}
+{{- else if .Values.training.trainJob.enabled -}}
+{{- include "learnback.training.trainJob" . -}}
 {{- else -}}
 {{- include "learnback.training.job" . -}}
 {{- end -}}

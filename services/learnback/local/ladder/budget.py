@@ -59,17 +59,17 @@ class Sizes:
 def sizes(budget_s: float, speed: Speed, rungs: int) -> Sizes:
     """Share the budget out. At least something of everything, so a tiny budget is overrun."""
     answer = ANSWERS_EACH * speed.answer_s
-    labelled = _between(24, COLLECT * budget_s / answer, 160)
+    labelled = _between(32, COLLECT * budget_s / answer, 160)
     reading = 2 * KL_ANSWERS * speed.read_s
     each = 1.5 * speed.answer_s  # with half a made-up task
-    measured = _between(12, (EVALUATE * budget_s / rungs - reading) / each, KEPT_FOR_MEASURING)
+    measured = _between(32, (EVALUATE * budget_s / rungs - reading) / each, KEPT_FOR_MEASURING)
     pair = 2 * (speed.learn_s + speed.read_s)
     label = speed.learn_s + 3 * speed.read_s  # the KL term of KTO reads a batch twice more
     rollout = POLICY[0] * POLICY[1] * (speed.answer_s + speed.learn_s + speed.read_s)
     return Sizes(
         labelled_prompts=labelled,
         measured_prompts=measured,
-        tasks=_between(4, measured / 4, 20),
+        tasks=_between(16, measured / 4, 30),
         sft_steps=_steps(SFT * budget_s, speed, BATCH * speed.learn_s, 60),
         dpo_steps=_steps(DPO * budget_s, speed, BATCH * pair, 60),
         kto_steps=_steps(KTO * budget_s, speed, BATCH * label, 80),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from learnback.local.ladder.labels import Answered, Labels, label, write_dataset
 from learnback.local.ladder.measure import Rung, Scale, interval, outcomes
 from learnback.local.ladder.page import LadderResult
 from learnback.local.ladder.rungs import Way, ways
-from learnback.local.ladder.tasks import KINDS, Kind, is_right, make_tasks
+from learnback.local.ladder.tasks import KINDS, is_right, make_tasks
 from learnback.local.ladder.training import Made, NotMade, train
 from learnback.local.stages import Stage, Stages
 from learnback.models import linear_reward
@@ -81,8 +81,8 @@ class Ladder:
         self.split = split_prompts(result.seed, held_out=KEPT_FOR_MEASURING)
         self.answered: list[Answered] = []
 
-    def run(self) -> None:
-        """All of it, into the result."""
+    def run(self, write: Callable[[], None]) -> None:
+        """All of it, into the result; `write` is called when there is more in it."""
         with self.stages.stage("prepare", "the model is loaded and timed") as stage:
             self._prepare(stage)
         with self.stages.stage("label", "people judge the pretrained model's answers") as stage:
@@ -91,11 +91,18 @@ class Ladder:
             self._fit_reward(stage)
         with self.stages.stage("ask", "ways to ask are measured") as stage:
             self._measure_ways(stage)
+        self._note(write)
         for method in METHODS:
             with self.stages.stage(method, f"{NAMES[method]} is trained and measured") as stage:
                 self._measure_method(method, stage)
+            self._note(write)
         with self.stages.stage("curve", "policies are optimised too far") as stage:
             self._draw_curves(stage)
+        self._note(write)
+
+    def _note(self, write: Callable[[], None]) -> None:
+        self.result.seconds = dict(self.stages.seconds)
+        write()
 
     def _prepare(self, stage: Stage) -> None:
         from learnback.local.ladder.writer import Writer  # slow: torch
@@ -177,9 +184,9 @@ class Ladder:
 
     def _measure_method(self, method: Method, stage: Stage) -> None:
         steps = asdict(self.sizes)[f"{method}_steps"]
-        own: dict[str, Any] = {"batch_size": BATCH}
+        own: dict[str, Any] = {"batch_size": BATCH, "bfloat16": self.writer.bfloat16}
         if method == "rloo":
-            own = policy_settings() | {"evaluation_prompts": 16}
+            own |= policy_settings() | {"evaluation_prompts": 16}
         try:
             made = self._train(method, method, stage, max_steps=steps, **own)
         except NotMade as error:
@@ -195,6 +202,7 @@ class Ladder:
     def _draw_curves(self, stage: Stage) -> None:
         for beta in CURVE_BETAS:
             own = policy_settings() | NO_STOP | {"beta": beta, "evaluation_prompts": 2}
+            own["bfloat16"] = self.writer.bfloat16
             try:
                 made = self._train(
                     f"curve-{beta:g}", "rloo", stage, max_steps=self.sizes.curve_steps, **own
@@ -230,7 +238,7 @@ class Ladder:
             seconds = (time.monotonic() - started) / len(groups)
             rollouts = [group[0] for group in groups]
             divergence = self.writer.divergence(rollouts[:KL_ANSWERS], self.plain)
-            tasks: dict[str, float] = {kind: self._solve(kind, way) for kind in KINDS}
+            tasks = self._solve(way)
         said = [self.writer.text(rollout) for rollout in rollouts]
         won = outcomes(self.score, self.asked, said, self.pretrained)
         rate, low, high = interval(won, self.result.seed)
@@ -251,17 +259,17 @@ class Ladder:
             )
         )
 
-    def _solve(self, kind: Kind, way: Way) -> float:
-        """The share of made-up tasks that are solved, by the likeliest answer."""
-        tasks = make_tasks(kind, SOLVED + self.sizes.tasks, self.result.seed)
-        solved, posed = tasks[:SOLVED], tasks[SOLVED:]
-        chats = [way.ask_task(task, solved) for task in posed]
+    def _solve(self, way: Way) -> dict[str, float]:
+        """The share of made-up tasks of each kind that are solved, by the likeliest answers."""
+        count, seed = self.sizes.tasks, self.result.seed
+        solved = {kind: make_tasks(kind, SOLVED, seed) for kind in KINDS}
+        posed = [task for kind in KINDS for task in make_tasks(kind, count, seed + 1)]
+        chats = [way.ask_task(task, solved[task.kind]) for task in posed]
         groups = self.writer.write(chats, temperature=0.0, salt=TASK_SALT)
-        right = [
-            is_right(task, self.writer.text(group[0]))
-            for task, group in zip(posed, groups, strict=True)
-        ]
-        return sum(right) / len(right)
+        right: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+        for task, group in zip(posed, groups, strict=True):
+            right[task.kind] += is_right(task, self.writer.text(group[0])) / count
+        return right
 
 
 def messages_of(prompt: str) -> Messages:

@@ -50,14 +50,16 @@ def run_ladder(
         command=shlex.join(["learnback", *sys.argv[1:]]),
     )
     started = time.monotonic()
-    ladder = Ladder(out, chosen, score, result, console)
-    ladder.run()
-    result.total_seconds = round(time.monotonic() - started, 1)
-    result.seconds = ladder.stages.seconds
-    page_of(result).write(out, STEM)
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
+
+    def write() -> None:
+        """After every stage: who ends a ladder early has what was measured by then."""
+        result.total_seconds = round(time.monotonic() - started, 1)
+        page_of(result).write(out, STEM)
+        if json_file is not None:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
+
+    Ladder(out, chosen, score, result, console).run(write)
     _show(result, console)
     say(console, f"\n{out / STEM}.md and .html hold the table, the pictures and some answers.")
     return 1 if result.failed else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -48,7 +49,9 @@ def train(
     reward_model: Path | None = None,
     **hyperparameters: Any,
 ) -> Made:
-    """Run the job in ``folder``, showing how far it is. Raises NotMade with the job's reason."""
+    """Run the job in ``folder``, showing how far it is. Raises NotMade with the job's reason, and
+    KeyboardInterrupt after SIGTERM.
+    """
     from learnback.retraining import job  # its trainers import torch
 
     plan = RunPlan(
@@ -63,8 +66,14 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / PLAN_FILE, plan.model_dump_json())
     started = time.monotonic()
-    with redirect_stdout(_Shown(folder, stage)):
-        code = job.run(plan, folder)
+    before = signal.getsignal(signal.SIGTERM)  # the job takes it to save and stop
+    try:
+        with redirect_stdout(_Shown(folder, stage)):
+            code = job.run(plan, folder)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if code == ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
     if code != ExitCode.DONE:
         raise NotMade(_progress(folder).error or f"its training run ended with {code.name}")
     result = RunResult.model_validate_json((folder / RESULT_FILE).read_bytes())

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from learnback.retraining.trainers import kl
 from learnback.retraining.trainers.encoding import Encoded, padded
@@ -33,9 +34,11 @@ class Writer:
     """One model in memory; `with_adapter` puts an adapter on it for a while."""
 
     def __init__(self, folder: str, max_tokens: int, seed: int) -> None:
+        logging.disable_progress_bar()  # whoever calls shows the progress
         self.tokenizer = load_tokenizer(folder)
         self.base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=quickest()).eval()
         self.model: Any = self.base
+        self.bfloat16 = self.base.dtype == torch.bfloat16
         self.max_tokens = max_tokens
         self.seed = seed
         self.ends = end_tokens(self.base, self.tokenizer)

@@ -145,7 +145,7 @@ def arguments(
         "max_grad_norm": settings.max_grad_norm,
         "max_length": None,  # what is too long has been left out
         "gradient_checkpointing": settings.gradient_checkpointing,
-        "bf16": on_gpu,
+        "bf16": on_gpu or settings.bfloat16,
         "use_cpu": not on_gpu,
         "seed": plan.seed,
         "data_seed": plan.seed,
@@ -155,6 +155,7 @@ def arguments(
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a loss that is no number must end the run, not vanish
         "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,  # every trained weight is used in every step
         "report_to": [],
         "disable_tqdm": True,
     }

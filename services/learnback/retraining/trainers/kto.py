@@ -136,10 +136,12 @@ def train(
     )
     trained = fitting.run(trainer, METRICS, trainer.ref_model)
     trained.metrics |= {
-        "reward_margin": trained.metrics["chosen_reward"] - trained.metrics["rejected_reward"],
         "desirable_weight": trainer.desirable_weight,
         "undesirable_weight": trainer.undesirable_weight,
     }
+    if {"chosen_reward", "rejected_reward"} <= set(trained.metrics):  # few steps may see one kind
+        margin = trained.metrics["chosen_reward"] - trained.metrics["rejected_reward"]
+        trained.metrics["reward_margin"] = margin
     return trained
 
 

@@ -41,7 +41,10 @@ def load_model(plan: RunPlan) -> Any:
     """The policy that learns: the base model with a new adapter or the parent's, or all of it."""
     base = load_base(plan)
     if plan.parent_adapter is not None:
-        return PeftModel.from_pretrained(base, str(plan.parent_adapter), is_trainable=True)
+        model = PeftModel.from_pretrained(base, str(plan.parent_adapter), is_trainable=True)
+        # the adapter knows its base by name, which PEFT would look up on the hub at every save
+        model.peft_config["default"].base_model_name_or_path = plan.base_model
+        return model
     if plan.hyperparameters.adaptation == "full":
         return base
     return get_peft_model(base, _lora(base, plan.hyperparameters, task_type="CAUSAL_LM"))

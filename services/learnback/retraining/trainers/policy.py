@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,7 @@ def add_gradient(
     copy: Any | None,
     groups: Sequence[Group],
     scores: torch.Tensor,
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     *,
     beta: float,
     pad: int,
@@ -71,14 +73,15 @@ def add_gradient(
     ``groups`` are (prompts, samples) rollouts and ``scores`` their rewards in the same shape, NaN
     where an answer could not be judged. A prompt's answers stay in one batch, of about
     ``batch_size`` answers, so one forward pass gives probabilities, advantages and gradient.
-    ``copy`` is the base model beside full weights.
+    ``copy`` is the base model beside full weights; forward passes run within ``precision``.
     """
     account = Account()
     together = max(1, batch_size // len(groups[0]))
     for start in range(0, len(groups), together):
         part = groups[start : start + together]
         given = scores[start : start + together].to(model.device)  # (prompts, samples)
-        loss = _loss(model, copy, part, given, beta, pad, exact_kl, account)
+        with precision():
+            loss = _loss(model, copy, part, given, beta, pad, exact_kl, account)
         share = len(part) / len(groups)
         (loss * share).backward()
         account.add(loss=loss.item() * share)

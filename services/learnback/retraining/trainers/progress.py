@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from learnback.retraining.launcher import read_progress
 from learnback.retraining.plan import (
     PROGRESS_FILE,
     TENSORBOARD_DIRECTORY,
     Progress,
     RunPlan,
+    is_final,
     write_atomically,
 )
 from learnback.retraining.trainers import checkpoints
@@ -75,6 +77,20 @@ class ProgressReport:
         self.progress = self.progress.model_copy(update={**changes, "seconds": seconds})
         if self.main:
             self._write()
+
+    def end(self, state: str, error: str, exit_code: int) -> None:
+        """The run is over without success, and any process may say so.
+
+        What one of several dies of comes first: the others then fail for want of it, which is not
+        the reason. So a failure that can be tried again does not replace another one's.
+        """
+        said = read_progress(self.directory)
+        known = said is not None and said.exit_code is not None
+        if known and not is_final(exit_code):
+            return
+        main, self.main = self.main, True
+        self.update(state=state, error=error, exit_code=exit_code)
+        self.main = main
 
     def step(self, **changes: Any) -> None:
         """The same after a step; nobody looks more often than every SHOWN_EVERY_S seconds, and

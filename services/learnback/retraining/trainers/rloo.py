@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -226,10 +226,11 @@ class _Run:
         """Answers of the policy, (prompts, samples), or of the base model."""
         tokens, limit = [p.tokens for p in prompts], self.settings.max_new_tokens
         seed = (self.plan.seed << 31) + number
-        if not base:
-            return self.sampler.sample(self.model, tokens, samples, limit, seed)
-        with reference(self.model, self.copy) as model:
-            return self.sampler.sample(model, tokens, samples, limit, seed, base=True)
+        with self._precision():
+            if not base:
+                return self.sampler.sample(self.model, tokens, samples, limit, seed)
+            with reference(self.model, self.copy) as model:
+                return self.sampler.sample(model, tokens, samples, limit, seed, base=True)
 
     def _score(self, prompts: list[Prompt], texts: list[list[str]]) -> torch.Tensor:
         """The reward of each answer, (prompts, samples), NaN where it can't be judged."""
@@ -252,6 +253,7 @@ class _Run:
             self.copy,
             groups,
             scores,
+            self._precision,
             beta=self.state.beta,
             pad=self.tokenizer.pad_token_id,
             batch_size=settings.batch_size,
@@ -271,6 +273,14 @@ class _Run:
             group["lr"] = rate
         self.optimizer.step()
         return metrics
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """bfloat16 where it is asked for; weights keep their own."""
+        kind = self.model.device.type
+        found: AbstractContextManager[Any] = torch.autocast(
+            kind, torch.bfloat16, enabled=self.settings.bfloat16
+        )
+        return found
 
     def _is_due(self) -> bool:
         """Whether this step ends with an evaluation and a checkpoint; one that drifted does not."""
