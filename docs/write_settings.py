@@ -17,7 +17,7 @@ from learnback.inference.settings import InferenceSettings
 from learnback.operator.settings import OperatorSettings
 from learnback.registry.settings import RetentionSettings
 from learnback.release.settings import ReleaseSettings
-from learnback.retraining.settings import FilterSettings, RetrainingSettings
+from learnback.retraining.settings import FilterSettings, MethodSettings, RetrainingSettings
 from learnback.reward.settings import RewardSettings
 
 PAGE = Path(__file__).parent / "settings.md"
@@ -27,6 +27,7 @@ CLASSES: tuple[type[Settings], ...] = (
     FeedbackSettings,
     RewardSettings,
     RetrainingSettings,
+    MethodSettings,
     FilterSettings,
     ReleaseSettings,
     OperatorSettings,

@@ -22,7 +22,7 @@ from learnback.registry.artifacts import ArtifactStore
 from learnback.retraining.cycle import Cycle
 from learnback.retraining.launcher import SubprocessLauncher
 from learnback.retraining.registrar import Registrar
-from learnback.retraining.settings import FilterSettings, RetrainingSettings
+from learnback.retraining.settings import FilterSettings, MethodSettings, RetrainingSettings
 
 MakeCycle = Callable[..., Cycle]
 
@@ -44,6 +44,7 @@ async def make(
         values = {"min_new_signals": 20, "job_command": JOB, "poll": timedelta(0), "niceness": 0}
         values |= {"cool_down": timedelta(0), "held_out_raters": 0.0}
         filters = FilterSettings(**changes.pop("filters", {}))
+        methods = MethodSettings(**changes.pop("methods", {}))
         settings = RetrainingSettings(**values | changes)
         artifacts = ArtifactStore(f"file://{tmp_path}/artifacts")
         made.append(
@@ -55,6 +56,7 @@ async def make(
                 Registrar(sqlite_database, redis, artifacts, tmp_path / "cache"),
                 tmp_path / "runs",
                 filters=filters,
+                methods=methods,
             )
         )
         return made[-1]

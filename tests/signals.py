@@ -12,9 +12,10 @@ from learnback.contracts.models import FeedbackKind, FeedbackStatus
 from learnback.ledger.prompts import prompt_key
 from learnback.ledger.training import Answered, Signal
 from learnback.retraining.datasets import dataset
-from learnback.retraining.datasets.dataset import Dataset, Method
+from learnback.retraining.datasets.dataset import Dataset
 from learnback.retraining.datasets.examining import Examined, examine
 from learnback.retraining.datasets.split import Shares
+from learnback.retraining.hyperparameters import Method
 from learnback.retraining.settings import FilterSettings
 
 BASE = "b" * 64

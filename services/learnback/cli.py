@@ -18,6 +18,7 @@ from learnback import __version__
 from learnback.cli_keys import keys
 from learnback.cli_options import errors_shown, operator
 from learnback.cli_prompts import prompts
+from learnback.cli_training import runs, train
 
 PROCESSES = {
     "inference": ("learnback.inference.serve", "Answer the OpenAI API with vLLM."),
@@ -37,6 +38,8 @@ def main() -> None:
 
 main.add_command(keys)
 main.add_command(prompts)
+main.add_command(runs)
+main.add_command(train)
 
 
 def _process_command(name: str, module: str, about: str) -> click.Command:
@@ -205,17 +208,6 @@ def stream_replay(home: Path | None, as_json: bool, stream: str, letter_id: str 
     from learnback.local.operations import run_replay
 
     run_replay(home, as_json, stream, letter_id)
-
-
-@_operator()
-@click.option("--reason", default="asked for by an operator", show_default=True)
-@click.option("--seed", type=int, default=None)
-@click.option("--url", default=None, help="Of the retraining process (default: the one here).")
-def train(home: Path | None, as_json: bool, reason: str, seed: int | None, url: str | None) -> None:
-    """Ask for a training run now; the API key is that in LEARNBACK_API_KEY."""
-    from learnback.local.operations import run_train
-
-    run_train(home, as_json, reason, seed, url)
 
 
 @main.command("reward-engine", context_settings={"ignore_unknown_options": True})

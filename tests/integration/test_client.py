@@ -52,8 +52,8 @@ async def test_every_kind_by_both_clients(served: Live, client: Learnback, redis
     assert joined.status == "accepted"
     assert joined.body is not None
     assert joined.body["rater"]["id"] == "u1"
-    assert client.thumbs(one.id, "up").status == "recorded"
-    assert client.rating(one.id, 7, scale=(0, 10)).status == "recorded"
+    assert client.thumbs(one.id, "up").status == "accepted"
+    assert client.rating(one.id, 7, scale=(0, 10)).status == "accepted"
     assert client.comment(one.id, "hm").status == "recorded"
     assert client.outcome("s", "resolved", 1).status == "recorded"
     assert client.preference(one.id, Text("four"), "second").status == "accepted"

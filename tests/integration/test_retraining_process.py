@@ -80,6 +80,49 @@ async def test_a_run_is_asked_for_and_followed(
     assert [r["id"] for r in listed["runs"]] == [run["id"]]
 
 
+async def test_a_plain_wish_gets_the_method_that_fits(
+    http: httpx.AsyncClient, sqlite_database: Database
+) -> None:
+    await tell(sqlite_database, 10)
+    plan = (await http.get("/admin/v1/runs/plan")).json()
+    assert (plan["method"], plan["refused"], plan["waiting"]) == ("dpo", None, {"preference": 10})
+    asked = (await http.post("/admin/v1/runs", json={})).json()
+    assert asked["method"] == "auto"
+    run = await ended(http, asked["id"])
+    assert (run["method"], run["state"]) == ("dpo", "done")
+    assert run["config"]["beta"] == 0.2
+    assert run["progress"]["why"].startswith("9 pairs")
+
+
+async def test_a_method_is_asked_for_by_name_with_its_settings(
+    http: httpx.AsyncClient, sqlite_database: Database
+) -> None:
+    await tell(sqlite_database, 10)
+    body = {"method": "kto", "hyperparameters": {"desirable_weight": 2}}
+    run = await ended(http, (await http.post("/admin/v1/runs", json=body)).json()["id"])
+    assert (run["method"], run["state"]) == ("kto", "done")
+    assert run["config"]["desirable_weight"] == 2.0
+    refused = await http.get("/admin/v1/runs/plan", params={"method": "sft"})
+    assert "no correction" in refused.json()["refused"]
+
+
+async def test_the_report_of_a_run_is_a_page(
+    http: httpx.AsyncClient, sqlite_database: Database
+) -> None:
+    await tell(sqlite_database, 10)
+    run = await ended(http, (await http.post("/admin/v1/runs", json={})).json()["id"])
+    page = await http.get(f"/admin/v1/runs/{run['id']}/report")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.text == f"<h1>{run['id']}</h1>"
+    plain = await http.get(f"/admin/v1/runs/{run['id']}/report", params={"format": "md"})
+    assert plain.text == f"# {run['id']}"
+    failed = (await http.post("/admin/v1/runs", json={"method": "sft"})).json()["id"]
+    await ended(http, failed)
+    missing = await http.get(f"/admin/v1/runs/{failed}/report")
+    assert missing.status_code == 404
+    assert "has no report" in missing.json()["detail"]
+
+
 async def test_a_run_without_data_says_what_is_missing(http: httpx.AsyncClient) -> None:
     asked = await http.post("/admin/v1/runs", json={})
     run = await ended(http, asked.json()["id"])
@@ -95,6 +138,8 @@ async def test_a_run_without_data_says_what_is_missing(http: httpx.AsyncClient) 
         ({"seed": "x"}, "seed"),
         ({"hyperparameters": {"beta": 0}}, "hyperparameters.beta"),
         ({"hyperparameters": {"unknown": 1}}, "hyperparameters.unknown"),
+        ({"method": "sft", "hyperparameters": {"beta": 1}}, "hyperparameters.beta"),
+        ({"method": "kto", "hyperparameters": {"batch_size": 1}}, "hyperparameters.batch_size"),
         ({"reason": ""}, "reason"),
         ({"surprise": 1}, "surprise"),
         ([], ""),

@@ -49,16 +49,20 @@ async def test_another_tenants_completion_is_never_joined(database: Any) -> None
     assert signal.completion is None
 
 
-async def test_only_waiting_and_learned_comparisons_are_read(database: Any) -> None:
+async def test_only_what_a_method_can_use_is_read(database: Any) -> None:
     await tell(database, 1, "accepted")
     for status in FeedbackStatus:
         await tell(database, 1, f"s-{status}", status=status.value)
+    await tell(database, 1, "comment", kind="comment")
     await tell(database, 1, "thumbs", kind="thumbs")
     async with database.read() as c:
         found = {s.id for s in await training.signals(c)}
         waiting = await training.waiting(c)
-    assert found == {"accepted000", "s-accepted000", "s-trained000", "s-held_out000"}
-    assert waiting.count == 2
+        kinds = await training.waiting_kinds(c)
+    learned = {"s-accepted000", "s-trained000", "s-held_out000"}
+    assert found == {"accepted000", "thumbs000"} | learned
+    assert waiting.count == 3
+    assert kinds == {"preference": 2, "thumbs": 1}
 
 
 async def test_a_signal_is_taken_once(database: Any) -> None:
@@ -136,6 +140,40 @@ async def test_useless_signals_are_settled_without_a_run(database: Any) -> None:
         await training.claim(c, "run_1", ids[:1])
         assert await training.record(c, dict.fromkeys(ids, reason)) == 1
         assert await statuses(c) == {"accepted": 1, "recorded": 1}
+
+
+async def test_why_a_signal_waits_is_a_note_and_no_change(database: Any) -> None:
+    one, other = await tell(database, 2)
+    async with database.write() as c:
+        await training.claim(c, "run_1", [other])
+        await training.finish(c, "run_1", {other: TRAINED}, "v1")
+        waits = Outcome(FeedbackStatus.ACCEPTED, "too_few_votes")
+        await training.explain(c, {one: waits, other: waits})
+    rows = await signal_rows(database)
+    assert [rows[i].status_reason for i in (one, other)] == ["too_few_votes", None]
+    assert rows[one].revision == 1
+    async with database.read() as c:
+        (signal, _) = await training.signals(c)
+    assert signal.status_reason == "too_few_votes"
+
+
+async def test_prompts_are_those_with_a_stored_answer_each_once(database: Any) -> None:
+    async with database.write() as c:
+        await completions.record(
+            c,
+            [
+                a_completion("a", "one"),
+                a_completion("b", "one"),
+                a_completion("c", "two"),
+                a_completion("d", "failed", status_code=400),
+                a_completion("e", "secret", stored=False),
+            ],
+        )
+    async with database.read() as c:
+        found = await training.prompts(c, limit=10)
+        first = await training.prompts(c, limit=1)
+    assert sorted(m[0]["content"] for _, m in found) == ["one", "two"]
+    assert first[0][0] == min(key for key, _ in found)
 
 
 async def test_more_signals_than_a_statement_can_name(database: Any) -> None:

@@ -23,8 +23,9 @@ from learnback.contracts.models import FeedbackStatus, Preferred
 from learnback.ledger.prompts import prompt_held_out, prompt_key, rater_held_out
 from learnback.ledger.training import Signal
 from learnback.retraining.datasets import dataset, files, rows
-from learnback.retraining.datasets.dataset import ROWS, Method
+from learnback.retraining.datasets.dataset import ROWS
 from learnback.retraining.datasets.split import Shares
+from learnback.retraining.hyperparameters import Method
 
 METHODS: tuple[Method, ...] = ("sft", "dpo", "kto", "reward_model", "rloo")
 
@@ -206,7 +207,7 @@ def test_what_is_saved_is_read_again(tmp_path: Path, method: Method) -> None:
     assert tuple(rows.read(tmp_path / "train.parquet", kind)) == found.train
     assert tuple(rows.read(tmp_path / "held_out.parquet", kind)) == found.held_out
     pairs, others = files.load_pairs(tmp_path)
-    assert tuple(sorted([*pairs, *others], key=lambda r: r.canonical)) == found.pairs
+    assert sorted([*pairs, *others], key=lambda r: r.canonical) == found.pairs
     manifest = files.load_manifest(tmp_path)
     assert manifest == saved
     assert manifest.outcome_of() == found.settled

@@ -41,11 +41,12 @@ def test_a_rating_is_read_by_its_own_scale(value: float, scale: Any, label: Any)
     assert labels(build(rates("f1", value, "it", scale=scale), method="kto")) == {"it": label}
 
 
-def test_a_rating_in_the_middle_teaches_nothing() -> None:
+def test_a_rating_in_the_middle_waits_for_another_answer() -> None:
     found = build(rates("f1", 3, "it"), method="kto")
     assert found.train == ()
     assert reasons(found) == {"f1": "neutral"}
-    assert found.outcomes["f1"].status is FeedbackStatus.RECORDED
+    assert found.outcomes["f1"].status is FeedbackStatus.ACCEPTED
+    assert len(build(rates("f1", 3, "it"), rates("f2", 5, "better")).train) == 1
 
 
 def test_a_harsh_rater_is_read_by_his_own_mean() -> None:

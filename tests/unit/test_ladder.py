@@ -21,7 +21,7 @@ from learnback.local.ladder.budget import (
     sizes,
 )
 from learnback.local.ladder.curve import read_curve
-from learnback.local.ladder.labels import HELD_OUT, Answered, label
+from learnback.local.ladder.labels import HELD_OUT, Answered, Rated, label
 from learnback.local.ladder.measure import FAR, Scale, interval, outcomes, smooth
 from learnback.local.ladder.rungs import ways
 from learnback.local.ladder.tasks import KINDS, Task, is_right, make_tasks
@@ -87,7 +87,7 @@ def test_what_is_held_out_is_in_no_training_data() -> None:
     assert len(kept) == HELD_OUT * 40
     assert not kept & trained
     assert all(row["label"] for row in labels.liked)
-    assert {prompt for prompt, _ in labels.best} <= {
+    assert {rated.prompt for rated in labels.best} <= {
         json.loads(prompt)[-1]["content"] for prompt in trained
     }
 
@@ -136,21 +136,38 @@ def test_a_win_rate_counts_ties_as_half() -> None:
     assert low < 0.5 < high
 
 
+def rated(*prompts: str) -> list[Rated]:
+    system = {"role": "system", "content": "Be kind."}
+    return [
+        Rated(p, [system, {"role": "user", "content": p}], f"answer to {p}", 0.8) for p in prompts
+    ]
+
+
 def test_ways_change_the_prompt_and_leave_the_caller_s_system_text() -> None:
     asked = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"}]
-    every = {way.name: way.ask(asked) for way in ways([("q1", "a1"), ("q2", "a2")], rated=7)}
+    every = {way.name: way.ask(asked) for way in ways(rated("How?", "What?"), 7)}
 
     assert every["zero-shot"] == asked
-    assert [m["content"] for m in every["few-shot"]][1:5] == ["q1", "a1", "q2", "a2"]
     assert "step by step" in every["think step by step"][-1]["content"]
     assert len({str(chat) for chat in every.values()}) == len(every) == 6
     assert all("Be kind." in chat[0]["content"] for chat in every.values())
 
 
+def test_few_shot_shows_the_examples_that_are_most_like_the_prompt() -> None:
+    bank = rated("boil an egg", "fold a shirt", "paint a fence", "boil rice", "boil a potato")
+    few = next(way for way in ways(bank, 5) if way.name == "few-shot")
+    system = {"role": "system", "content": "Be kind."}
+
+    chat = few.ask([system, {"role": "user", "content": "How do I boil water?"}])
+
+    shown = {m["content"] for m in chat[1:-1] if m["role"] == "user"}
+    assert shown == {"boil an egg", "boil rice", "boil a potato"}
+
+
 def test_few_shot_shows_solved_tasks_of_the_same_kind() -> None:
     solved = make_tasks("swap", 3, seed=0)
     posed = make_tasks("swap", 4, seed=9)[3]
-    few = next(way for way in ways([("q", "a")], rated=1) if way.name == "few-shot")
+    few = next(way for way in ways(rated("q"), 1) if way.name == "few-shot")
 
     chat = few.ask_task(posed, solved)
 

@@ -55,7 +55,7 @@ def decide(
     """The status of a signal; `known` holds the target of each of its aims, None if unrecorded."""
     kind = FeedbackKind(body["kind"])
     if kind is FeedbackKind.OUTCOME:
-        return _of_use(kind, body) if session_known else PENDING
+        return _of_use(kind) if session_known else PENDING
     pairs = tuple(zip(aims(body), known, strict=True))
     for aim, target in pairs:
         contradiction = _contradiction(aim, target)
@@ -69,7 +69,7 @@ def decide(
     if len({target.prompt_key for target in found}) > 1:
         reason = "The two completions answer different prompts, so they can't be compared."
         return Verdict(FeedbackStatus.QUARANTINED, reason, "second.completion_id")
-    return _of_use(kind, body)
+    return _of_use(kind)
 
 
 def _contradiction(aim: Aim, target: Target | None) -> Verdict | None:
@@ -93,8 +93,8 @@ def _listed(choices: frozenset[int]) -> str:
     return ", ".join(shown) + (", ..." if len(choices) > len(shown) else "")
 
 
-def _of_use(kind: FeedbackKind, body: Mapping[str, Any]) -> Verdict:
-    reason = trainable(kind, body)
+def _of_use(kind: FeedbackKind) -> Verdict:
+    reason = trainable(kind)
     if reason is None:
         return Verdict(FeedbackStatus.ACCEPTED)
     return Verdict(FeedbackStatus.RECORDED, reason)

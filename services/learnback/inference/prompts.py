@@ -27,7 +27,6 @@ from learnback.inference.examples import (
     text_bytes,
     text_of,
 )
-from learnback.models.strategy import Strategy
 
 SYSTEM_ROLES = frozenset(("system", "developer"))
 TOOLS = ("tools", "functions")
@@ -61,13 +60,11 @@ def apply(
 
 
 def prompted(
-    config: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], context: int | None = None
+    prompter: Prompter, messages: Sequence[Mapping[str, Any]], tenant: str, context: int
 ) -> list[Any]:
-    """A chat as an engine is asked it under a strategy with written examples: for those who ask
-    an engine themselves."""
-    prompter = Prompter(Strategy.model_validate(dict(config)))
+    """A chat as an engine is asked it under a strategy: for those who ask an engine themselves."""
     fields = {"messages": msgspec.Raw(msgspec.json.encode(messages))}
-    found = apply(prompter, "chat.completions", fields, "", context)
+    found = apply(prompter, "chat.completions", fields, tenant, context)
     return list(found.changed.get("messages", messages))
 
 

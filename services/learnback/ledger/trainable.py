@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from learnback.contracts.models import FeedbackKind
 
-from learnback.contracts.models import FeedbackKind, Preferred
-
+TRAINABLE = (
+    FeedbackKind.PREFERENCE,
+    FeedbackKind.CORRECTION,
+    FeedbackKind.THUMBS,
+    FeedbackKind.RATING,
+)
+"""Kinds that say how good an answer is, or which of two is better, or that neither is."""
 UNUSED = {
-    FeedbackKind.THUMBS: "no training method uses thumbs yet",
-    FeedbackKind.RATING: "no training method uses ratings yet",
     FeedbackKind.COMMENT: "no training method uses comments",
     FeedbackKind.OUTCOME: "no training method uses outcomes yet",
 }
-TIES = frozenset({Preferred.TIE_GOOD, Preferred.TIE_BAD})
 
 
-def trainable(kind: FeedbackKind, body: Mapping[str, Any]) -> str | None:
+def trainable(kind: FeedbackKind) -> str | None:
     """None if a training method uses such a signal; otherwise the reason why none does."""
-    if kind is FeedbackKind.PREFERENCE and body.get("preferred") in TIES:
-        return "no training method uses ties: neither answer was preferred"
     return UNUSED.get(kind)

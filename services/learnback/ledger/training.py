@@ -18,9 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from learnback.contracts.models import FeedbackKind, FeedbackStatus
 from learnback.core.clock import now
 from learnback.ledger.tables import completions, feedback, model_versions
+from learnback.ledger.trainable import TRAINABLE
 
-TRAINABLE = (FeedbackKind.PREFERENCE, FeedbackKind.CORRECTION)
-"""Kinds that say which of two texts is better, so that a pair can be made of each."""
 LEARNED = (FeedbackStatus.ACCEPTED, FeedbackStatus.TRAINED, FeedbackStatus.HELD_OUT)
 """What a cumulative dataset is made of."""
 CHUNK = 500
@@ -59,6 +58,7 @@ class Signal:
     other_choice: int | None
     completion: Answered | None
     other: Answered | None
+    status_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ class Outcome:
 
     status: FeedbackStatus
     reason: str | None = None
+
+
+StoredPrompt = tuple[str, Sequence[Mapping[str, Any]]]
+"""A prompt's key and its messages."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,31 @@ async def signals(
         .order_by(feedback.c.id)
     )
     return [_signal(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def waiting_kinds(connection: AsyncConnection) -> dict[str, int]:
+    """How many signals of each kind no run has taken."""
+    query = select(feedback.c.kind, func.count()).where(_is_waiting()).group_by(feedback.c.kind)
+    return {kind: count for kind, count in await connection.execute(query)}
+
+
+async def prompts(connection: AsyncConnection, limit: int) -> list[StoredPrompt]:
+    """Up to `limit` distinct prompts with a stored answer, by key: since a key is a digest, that
+    is the same even sample on every machine."""
+    c = completions.c
+    distinct = (
+        select(func.min(c.id))
+        .where(c.stored, c.erased_at.is_(None), c.status_code < 400)
+        .group_by(c.prompt_key)
+        .order_by(c.prompt_key)
+        .limit(limit)
+    )
+    ids = (await connection.scalars(distinct)).all()
+    found: list[StoredPrompt] = []
+    for chunk in _chunks(ids):
+        rows = await connection.execute(select(c.prompt_key, c.prompt).where(c.id.in_(chunk)))
+        found += [(key, prompt) for key, prompt in rows]
+    return found
 
 
 async def claim(connection: AsyncConnection, run_id: str, ids: Sequence[str]) -> int:
@@ -170,6 +199,18 @@ async def record(connection: AsyncConnection, outcomes: Mapping[str, Outcome]) -
     return settled
 
 
+async def explain(connection: AsyncConnection, waits: Mapping[str, Outcome]) -> None:
+    """Say of waiting signals why they wait. That is a note: neither the status nor the revision
+    changes, so nobody is told."""
+    for outcome, ids in _by_outcome(waits).items():
+        for chunk in _chunks(ids):
+            await connection.execute(
+                update(feedback)
+                .where(feedback.c.id.in_(chunk), feedback.c.status == FeedbackStatus.ACCEPTED)
+                .values(status_reason=outcome.reason)
+            )
+
+
 async def taken_back(connection: AsyncConnection, run_id: str) -> int:
     """How many signals that a run had taken were withdrawn, superseded or erased meanwhile."""
     query = select(func.count()).where(
@@ -212,6 +253,7 @@ _SIGNAL_COLUMNS = [
     "body",
     "choice",
     "other_choice",
+    "status_reason",
 ]
 _ANSWERED_COLUMNS = [
     "id",

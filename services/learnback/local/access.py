@@ -90,6 +90,17 @@ def ask(
     `base` is its URL; None: that of the platform running here. `LEARNBACK_API_KEY` is sent where
     it is set.
     """
+    return _request(home, process, method, path, body, base).json()
+
+
+def read_page(home: Path | None, process: str, path: str, *, base: str | None = None) -> str:
+    """A page of a process's admin API, as text; errors as with `ask`."""
+    return _request(home, process, "GET", path, None, base).text
+
+
+def _request(
+    home: Path | None, process: str, method: str, path: str, body: Any, base: str | None
+) -> httpx.Response:
     base = base or require_running(operator_settings(home).home).urls[process]
     key = os.environ.get("LEARNBACK_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -99,7 +110,7 @@ def ask(
         )
     except httpx.HTTPError as error:
         raise Unavailable(f"{process} can't be reached at {base}: {error}") from error
-    found = answer.json()
     if answer.is_error:
-        raise LearnbackError(f"{process} answered {answer.status_code}: {found.get('detail')}")
-    return found
+        detail = answer.json().get("detail")
+        raise LearnbackError(f"{process} answered {answer.status_code}: {detail}")
+    return answer

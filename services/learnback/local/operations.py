@@ -17,7 +17,7 @@ from learnback.core.streams import DeadLetter, claim, dead_letters, lags, replay
 from learnback.ledger import keys
 from learnback.ledger.identity import ledger_id
 from learnback.ledger.migrate import migrate
-from learnback.local.access import Access, actor, ask, run
+from learnback.local.access import Access, actor, run
 from learnback.local.show import show_json, show_table
 from learnback.local.status import show_queues
 from learnback.release import operations as release
@@ -157,15 +157,6 @@ def run_replay(home: Path | None, as_json: bool, stream: str, letter_id: str | N
 
     replayed = run(home, work)
     _done(as_json, {"replayed": [d.id for d in replayed]}, f"{len(replayed)} put back.")
-
-
-def run_train(
-    home: Path | None, as_json: bool, reason: str, seed: int | None, url: str | None = None
-) -> None:
-    """Ask the retraining process for a run: the one at `url`, else that of this machine."""
-    body = {"reason": reason} | ({} if seed is None else {"seed": seed})
-    answer = ask(home, "retraining", "POST", "/admin/v1/runs", body, base=url)
-    _done(as_json, answer, f"Run {answer['id']} is {answer['state']}.")
 
 
 def run_promote(home: Path | None, as_json: bool, version: str, reason: str, force: bool) -> None:

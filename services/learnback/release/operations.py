@@ -245,6 +245,11 @@ async def _move(
 
 def check_servable(version: store.ModelVersion) -> None:
     """Raises Unprocessable for what can't answer people."""
+    if version.kind is VersionKind.MODEL:
+        raise Unprocessable(
+            f"{version.name} has weights of its own and is no adapter: start an engine with them.",
+            field="version",
+        )
     if version.kind not in SERVABLE:
         raise Unprocessable(
             f"{version.name} is a {version.kind.replace('_', ' ')}: it scores answers and can't "

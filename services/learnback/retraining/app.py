@@ -32,7 +32,7 @@ from learnback.retraining.cycle import Cycle
 from learnback.retraining.kubernetes_launcher import KubernetesLauncher
 from learnback.retraining.launcher import Launcher, SubprocessLauncher
 from learnback.retraining.registrar import Registrar
-from learnback.retraining.settings import FilterSettings, RetrainingSettings
+from learnback.retraining.settings import FilterSettings, MethodSettings, RetrainingSettings
 from learnback.retraining.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,7 @@ def _cycle(
         common.home / "runs",
         common.held_out_share,
         FilterSettings(),
+        MethodSettings(),
     )
 
 

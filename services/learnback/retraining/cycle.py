@@ -21,9 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from learnback.contracts.models import Alias, FeedbackStatus
+from learnback.contracts.models import Alias
 from learnback.core.clock import now
 from learnback.core.errors import Conflict
 from learnback.core.ids import new_id
@@ -33,44 +31,24 @@ from learnback.ledger.database import Database
 from learnback.ledger.runs import ACTIVE, Run, RunState, change_run, create_run, list_runs
 from learnback.registry import store
 from learnback.registry.store import ModelVersion
-from learnback.retraining import metrics
-from learnback.retraining.datasets import dataset, files
-from learnback.retraining.datasets.dataset import Dataset, Method
-from learnback.retraining.datasets.examining import examine
-from learnback.retraining.datasets.split import Shares
-from learnback.retraining.datasets.votes import TRAINED
+from learnback.retraining import metrics, prompting
+from learnback.retraining.choice import Chosen, trains_weights
+from learnback.retraining.considering import AUTOMATIC, Considering
 from learnback.retraining.launcher import JobStatus, Launcher, Vital
-from learnback.retraining.plan import (
-    PLAN_FILE,
-    DpoHyperparameters,
-    ExitCode,
-    RunPlan,
-    is_final,
-    write_atomically,
-)
-from learnback.retraining.registrar import DATASET_DIRECTORY, Registrar
-from learnback.retraining.settings import FilterSettings, RetrainingSettings
-from learnback.retraining.trigger import Decision, Policy, Situation, decide
+from learnback.retraining.plan import ExitCode, is_final
+from learnback.retraining.planning import PlannedRun, Planner, Prospect
+from learnback.retraining.preparing import write_run
+from learnback.retraining.registrar import Registered, Registrar
+from learnback.retraining.settings import FilterSettings, MethodSettings, RetrainingSettings
+from learnback.retraining.trigger import Decision
 
 log = logging.getLogger(__name__)
 
-METHOD: Method = "dpo"
 HEARTBEAT_S = 5.0
 """How often a run that shows no progress still says that it is watched."""
 MAX_BACKOFF_S = 60.0
 CANCEL_GRACE_S = 1.0
 """A cancelled job has nothing to save."""
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What the waiting signals come to."""
-
-    waiting: training.Waiting
-    rows: int
-    """Pairs that the whole dataset would have for training; 0: not looked, too few wait."""
-    new: int
-    """Waiting signals that would be trained on."""
 
 
 @dataclass
@@ -96,18 +74,25 @@ class Cycle:
         folder: Path,
         held_out_share: float = HELD_OUT_SHARE,
         filters: FilterSettings | None = None,
+        methods: MethodSettings | None = None,
     ) -> None:
         self.settings = settings
-        self.filters = filters or FilterSettings()
         self.base = base
-        self.shares = Shares(held_out_share, settings.held_out_raters)
+        self.planner = Planner(
+            settings,
+            base,
+            database,
+            held_out_share=held_out_share,
+            filters=filters,
+            methods=methods,
+        )
+        self.considering = Considering(self.planner)
         self.database = database
         self.launcher = launcher
         self.registrar = registrar
         self.folder = folder
         self.decision = Decision(False, "not looked yet")
         self._following: _Following | None = None
-        self._looked: _Look | None = None
         self._swept = False
         self._unannounced: list[ModelVersion] | None = None
 
@@ -176,88 +161,52 @@ class Cycle:
         elif self._following is None or self._following.run_id != current:
             self._following = _Following(current)
 
+    async def plan(self, wanted: Chosen | None = None) -> PlannedRun:
+        """The next run as it would be now; nothing is changed."""
+        return await self.considering.plan(wanted)
+
     async def _consider(self) -> None:
-        async with self.database.read() as connection:
-            waiting = await training.waiting(connection)
-            asked = await list_runs(connection, (RunState.ASKED,))
-            last = await self._last_run(connection)
-        metrics.WAITING.set(waiting.count)
-        oldest = asked[-1] if asked else None
-        look = await self._look(waiting, must=oldest is not None)
-        came_to_nothing = last is not None and last.state is not RunState.DONE
-        situation = Situation(
-            now=now(),
-            new_signals=look.new,
-            rows=look.rows,
-            asked_run=oldest.id if oldest else None,
-            last_finished_at=last.finished_at if last else None,
-            last_failed_signals=last.progress["new_signals"] if last and came_to_nothing else None,
-        )
-        self.decision = decide(situation, self._policy())
-        if oldest is not None and self.decision.refuse:
-            await self._fail(oldest, self.decision.reason)
+        asked, prospect, self.decision = await self.considering.consider()
+        if asked is not None and self.decision.refuse:
+            await self._fail(asked, self.decision.reason)
         elif self.decision.start:
-            await self._advance(await self._begin(oldest, look.new))
+            await self._advance(await self._begin(asked, prospect))
 
-    async def _last_run(self, connection: AsyncConnection) -> Run | None:
-        """The last run that began and ended, however it did."""
-        ended = (RunState.DONE, RunState.FAILED, RunState.CANCELLED)
-        began = (r for r in await list_runs(connection, ended) if "new_signals" in r.progress)
-        return max(began, key=lambda r: r.finished_at or r.created_at, default=None)
-
-    async def _look(self, waiting: training.Waiting, *, must: bool) -> _Look:
-        """The dataset as it would be now. Signals that no run can ever use are settled."""
-        if not must and waiting.count < self.settings.min_new_signals:
-            return _Look(waiting, 0, waiting.count)
-        if self._looked is not None and self._looked.waiting == waiting:
-            return self._looked
-        signals, found = await self._build()
-        fresh = {s.id for s in signals if s.status is FeedbackStatus.ACCEPTED}
-        useless = {i: o for i, o in found.examined.unusable.items() if i in fresh}
-        async with self.database.write() as connection:
-            await training.record(connection, useless)
-        new = sum(found.outcomes[i] == TRAINED for i in fresh)
-        self._looked = _Look(waiting, len(found.train), new)
-        return self._looked
-
-    async def _build(self) -> tuple[list[training.Signal], Dataset]:
-        async with self.database.read() as connection:
-            signals = await training.signals(connection)
-        return signals, await asyncio.to_thread(self._dataset, signals)
-
-    def _dataset(self, signals: Sequence[training.Signal]) -> Dataset:
-        examined = examine(signals, self.base.base_digest, self.shares, self.filters)
-        return dataset.build(examined, METHOD)
-
-    def _policy(self) -> Policy:
-        settings = self.settings
-        return Policy(settings.automatic, settings.min_new_signals, settings.cool_down)
-
-    async def _begin(self, asked: Run | None, new: int) -> Run:
+    async def _begin(self, asked: Run | None, prospect: Prospect) -> Run:
         """A run in the state `preparing`."""
+        choice = prospect.choice
         async with self.database.write() as connection:
             parent = (await store.alias_state(connection, Alias.STABLE)).version
+            reward = (await store.alias_state(connection, Alias.REWARD)).version
+            progress = {"new_signals": prospect.new, "why": choice.reason}
             values: dict[str, Any] = {
                 "state": RunState.PREPARING,
+                "method": choice.method,
                 "parent": parent,
                 "base_version": self.base.name,
-                "progress": {"new_signals": new},
+                "config": self._config(asked, choice.method),
+                "progress": progress | _chain(asked, choice.method, reward),
             }
             if asked is not None:
                 await change_run(connection, asked.id, (RunState.ASKED,), **values)
                 return asked.model_copy(update=values)
             run = Run(
                 id=new_id("run"),
-                method=METHOD,
-                reason=self.decision.reason,
-                config=self.settings.hyperparameters.model_dump(mode="json"),
+                reason=f"{self.decision.reason}; {choice.method}: {choice.reason}",
                 seed=self.settings.seed,
                 created_at=now(),
                 **values,
             )
             await create_run(connection, run)
-        log.info("run %s: %s", run.id, self.decision.reason)
+        log.info("run %s: %s", run.id, run.reason)
         return run
+
+    def _config(self, asked: Run | None, method: str | None) -> dict[str, Any]:
+        if asked is not None and asked.config:
+            return asked.config
+        if not trains_weights(method):
+            return {}
+        return self.planner.hyperparameters(method).model_dump(mode="json")
 
     async def _advance(self, run: Run) -> None:
         if run.state is RunState.PREPARING:
@@ -269,15 +218,21 @@ class Cycle:
 
     async def _prepare(self, run: Run) -> None:
         """Freeze the dataset, take its signals, start the job."""
-        signals, found = await self._build()
+        method = run.method
+        if not trains_weights(method):
+            await self._make_strategy(run)
+            return
+        survey = await self.planner.survey(method)
+        found = await asyncio.to_thread(survey.dataset, method)
         if not found.train:
             await self._fail(run, "every usable signal was taken back before the run began")
             return
         folder = self.folder_of(run.id)
-        await asyncio.to_thread(_write_run, run, self.base, found, folder)
-        fresh = (s.id for s in signals if s.status is FeedbackStatus.ACCEPTED)
+        judge = run.progress.get("optimised_against")
+        paid_by = await self.registrar.fetch(judge) if judge else None
+        await asyncio.to_thread(write_run, run, self.base, found, folder, paid_by)
         settled = found.settled
-        waiting = [i for i in fresh if i in settled]
+        waiting = [s.id for s in survey.waiting if s.id in settled]
         async with self.database.write() as connection:
             taken = await training.claim(connection, run.id, waiting)
             if taken < len(waiting):  # somebody took a word back: the dataset must not hold it
@@ -292,7 +247,23 @@ class Cycle:
             )
         self._following = _Following(run.id)
         await self.launcher.start(folder)
-        metrics.progressed(None, 0)
+        metrics.progressed(run.method, None, 0)
+
+    async def _make_strategy(self, run: Run) -> None:
+        """A prompt strategy is made at once; there is no job to follow."""
+        try:
+            made = await prompting.make(self.planner, run, self.folder_of(run.id))
+        except ValueError as error:
+            await self._fail(run, str(error))
+            return
+        if made is not None:  # else scores are awaited: the next step looks again
+            self._end(await self.registrar.register_strategy(run, made))
+            await self._announce()
+
+    def _end(self, registered: Registered) -> None:
+        metrics.ended(RunState.DONE, registered.signals)
+        self.considering.forget()
+        self._unannounced = list(registered.versions)
 
     async def _follow(self, run: Run) -> None:
         status = await self.launcher.status(self.folder_of(run.id))
@@ -318,7 +289,7 @@ class Cycle:
             taken_back = await training.taken_back(connection, run.id)
         await self._change(run, {**shown, "taken_back": taken_back})
         following.reported, following.reported_at = shown, time.monotonic()
-        metrics.progressed(status.progress, taken_back)
+        metrics.progressed(run.method, status.progress, taken_back)
 
     async def _broken(self, run: Run, status: JobStatus) -> None:
         """A job ended without success: start it again a few times, unless that is pointless."""
@@ -342,9 +313,7 @@ class Cycle:
 
     async def _register(self, run: Run) -> None:
         registered = await self.registrar.register(run, self.base, self.folder_of(run.id))
-        metrics.ended(RunState.DONE, registered.signals)
-        self._looked = None
-        self._unannounced = [registered.reward, registered.adapter]
+        self._end(registered)
         await self._announce()
 
     async def _change(self, run: Run, progress: dict[str, Any], **values: Any) -> None:
@@ -366,7 +335,7 @@ class Cycle:
             )
             await training.release_claims(connection, run.id)
         metrics.ended(RunState.FAILED)
-        self._looked = None
+        self.considering.forget()
 
 
 def _shown(status: JobStatus) -> dict[str, Any]:
@@ -377,16 +346,9 @@ def _shown(status: JobStatus) -> dict[str, Any]:
     return shown
 
 
-def _write_run(run: Run, base: ModelVersion, found: Dataset, folder: Path) -> None:
-    """The run's folder, with its plan last. Blocking."""
-    files.save(found, folder / DATASET_DIRECTORY)
-    plan = RunPlan(
-        run_id=run.id,
-        method=METHOD,
-        base_model=base.base,
-        parent_adapter=None,
-        dataset=(folder / DATASET_DIRECTORY).absolute(),
-        seed=run.seed,
-        hyperparameters=DpoHyperparameters.model_validate(run.config),
-    )
-    write_atomically(folder / PLAN_FILE, plan.model_dump_json(indent=2))
+def _chain(asked: Run | None, method: str | None, reward: str | None) -> dict[str, Any]:
+    """What a run has to do with the reward model before it or the policy after it."""
+    if method == "rloo":
+        return {"optimised_against": reward}
+    by_itself = asked is None or asked.method == AUTOMATIC
+    return {"then_a_policy": True} if method == "reward_model" and by_itself else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -64,6 +65,13 @@ class Hyperparameters(BaseModel):
     """Multiply in bfloat16 on a CPU too, with the trained weights in float32. Where the CPU has
     AVX512_BF16 a pass takes six tenths of the time; without it, several times as long.
     """
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps of a run over ``rows`` rows."""
+        if self.max_steps is not None:
+            return self.max_steps
+        per_epoch = math.ceil(rows / (self.batch_size * self.gradient_accumulation))
+        return max(1, math.ceil(per_epoch * self.epochs))
 
     @model_validator(mode="before")
     @classmethod
@@ -186,6 +194,12 @@ class RlooHyperparameters(Hyperparameters):
     """A vLLM of the run's own that samples instead, with runtime LoRA updating on and the run's
     folder under the same path; never the one that serves people.
     """
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps of a run over ``rows`` prompts."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return max(1, math.ceil(self.epochs * rows / self.prompts_per_step))
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

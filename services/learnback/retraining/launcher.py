@@ -111,13 +111,17 @@ class SubprocessLauncher:
         progress = read_progress(folder)
         child = self._children.get(folder)
         code = child.poll() if child is not None else None
+        held = code is None and _held(folder)
+        if child is not None and code is None and not held:
+            with suppress(subprocess.TimeoutExpired):
+                code = child.wait(KILL_WAIT_S)  # it let go of its lock since: it is just ending
         done = (folder / RESULT_FILE).is_file()
         if code is not None:
             broken = code == ExitCode.DONE and not done
             return JobStatus(
                 Vital.ENDED, ExitCode.INTERNAL if broken else meant(code, progress), progress
             )
-        if _held(folder):
+        if held:
             return JobStatus(Vital.ALIVE, progress=progress)
         if done:
             return JobStatus(Vital.ENDED, ExitCode.DONE, progress)

@@ -7,14 +7,21 @@ from collections.abc import Mapping
 from prometheus_client import Counter, Gauge
 
 from learnback.retraining.plan import Progress
+from learnback.retraining.run_report import CURVES
 
-WAITING = Gauge(
-    "learnback_retraining_waiting_signals", "Preferences and corrections that no run has taken."
-)
+WAITING = Gauge("learnback_retraining_waiting_signals", "Signals of use that no run has taken.")
 ACTIVE = Gauge("learnback_retraining_active_runs", "Runs that are under way: 0 or 1.")
 STEP = Gauge("learnback_retraining_run_step_count", "Optimiser steps done by the active run.")
 STEPS = Gauge("learnback_retraining_run_planned_step_count", "Steps the active run will take.")
 LOSS = Gauge("learnback_retraining_run_loss_nats", "Loss of the active run's last step.")
+MEASURED = Gauge(
+    "learnback_retraining_run_measured_value",
+    "What the active run's method watches, at its last step.",
+    ["method", "metric"],
+)
+WATCHED = frozenset(name for *_, names in CURVES for name in names)
+"""Metrics that are shown: whatever else a trainer reports stays in the ledger, so that labels have
+a bounded size."""
 LEFT = Gauge("learnback_retraining_run_left_seconds", "Estimated time the active run still takes.")
 TAKEN_BACK = Gauge(
     "learnback_retraining_run_taken_back_signals",
@@ -29,7 +36,7 @@ SETTLED = Counter(
 )
 
 
-def progressed(progress: Progress | None, taken_back: int) -> None:
+def progressed(method: str, progress: Progress | None, taken_back: int) -> None:
     """The active run moved on."""
     ACTIVE.set(1)
     TAKEN_BACK.set(taken_back)
@@ -39,6 +46,8 @@ def progressed(progress: Progress | None, taken_back: int) -> None:
     STEPS.set(progress.max_steps)
     LOSS.set(float("nan") if progress.loss is None else progress.loss)
     LEFT.set(float("nan") if progress.eta_seconds is None else progress.eta_seconds)
+    for name in WATCHED & set(progress.metrics):
+        MEASURED.labels(method, name).set(progress.metrics[name])
 
 
 def ended(state: str, signals: Mapping[str, int] | None = None) -> None:
@@ -53,6 +62,7 @@ def idle() -> None:
     """No run is under way."""
     ACTIVE.set(0)
     TAKEN_BACK.set(0)
+    MEASURED.clear()
     for gauge in (STEP, STEPS):
         gauge.set(0)
     for gauge in (LOSS, LEFT):

@@ -60,6 +60,11 @@ ADAPTER_DIRECTORY = "adapter"
 MODEL_DIRECTORY = "model"
 CHECKPOINT_DIRECTORY = "checkpoints"
 TENSORBOARD_DIRECTORY = "tensorboard"
+REWARD_MODEL_DIRECTORY = "reward_model"
+"""What `rloo` is paid by: a copy, since a job may run where no artifacts are."""
+JUDGED_FILE = "held_out_margins.json"
+"""Beside a neural reward model: by how much it prefers the better answer of each held-out pair, in
+calibrated logits by feedback id. So it can be compared where there is no torch to load it."""
 TRAIN_FILE, HELD_OUT_FILE = "train.parquet", "held_out.parquet"
 
 Kind = TypeVar("Kind", bound=Hyperparameters)

@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: a reward model and an adapter, registered with their lineage.
+"""What a finished run leaves behind: a version and a reward model, registered with their lineage.
 
 Everything here may be repeated: names are digests of contents, artifacts are stored before the one
 transaction that registers them, settles the signals and ends the run, and messages go out after it.
@@ -8,45 +8,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from learnback import __version__
 from learnback.contracts.messages import ModelTrained
 from learnback.contracts.models import Alias, VersionKind, VersionState
 from learnback.contracts.streams import MODELS
 from learnback.core.bus import publish
 from learnback.core.clock import now
+from learnback.core.errors import Conflict, NotFound
 from learnback.ledger import training
 from learnback.ledger.database import Database
 from learnback.ledger.runs import Run, RunState, change_run
-from learnback.models import linear_reward
 from learnback.registry import garbage, store
-from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore, digest_folder
+from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore
 from learnback.registry.store import ModelVersion
-from learnback.retraining.datasets.files import Manifest, load_manifest, load_pairs
-from learnback.retraining.plan import ADAPTER_DIRECTORY, RESULT_FILE, RunResult
-from learnback.retraining.trainers import linear_reward as reward_trainer
+from learnback.retraining import making
+from learnback.retraining.comparing import may_replace
+from learnback.retraining.making import Collected, Made, MadeReward
+from learnback.retraining.prompting import MadeStrategy
 
 log = logging.getLogger(__name__)
 
 ACTOR = "retraining"
-DATASET_DIRECTORY, REWARD_DIRECTORY = "dataset", "reward"
 
 
 @dataclass(frozen=True)
 class Registered:
     """What came of a run."""
 
-    adapter: ModelVersion
-    reward: ModelVersion
+    versions: tuple[ModelVersion, ...]
+    """The reward model first, if there is one: whoever judges the other one needs it."""
     reward_moved: bool
     signals: dict[str, int]
     """The run's signals by status; withdrawn ones among them were taken back while it ran."""
@@ -65,45 +62,95 @@ class Registrar:
 
     async def register(self, run: Run, base: ModelVersion, folder: Path) -> Registered:
         """Register the versions of a run whose job is done. Idempotent."""
-        made = await asyncio.to_thread(_collect, run, base, folder)
-        old = await self._serving_reward(made.reward)
-        keep_old = old is not None and await asyncio.to_thread(
-            reward_trainer.significantly_worse, made.reward_model, old, made.held_out
-        )
-        for version, files in (
-            (made.reward, folder / REWARD_DIRECTORY),
-            (made.adapter, folder / ADAPTER_DIRECTORY),
-        ):
-            await asyncio.to_thread(self.artifacts.put, files, version.name)
+        found = await asyncio.to_thread(making.collect, run, base, folder)
+        moves = found.reward is not None and await self._may_serve(found.reward, found)
+        for made in (found.reward, found.trained):
+            if made is not None:
+                await asyncio.to_thread(self.artifacts.put, made.files, made.version.name)
+        report = await asyncio.to_thread(self._keep_report, run, folder)
         async with self.database.write() as connection:
-            return await self._enter(connection, run, made, move_reward=not keep_old)
+            return await self._enter(connection, run, found, report, move_reward=moves)
+
+    def _keep_report(self, run: Run, folder: Path) -> dict[str, str]:
+        """Store the run's report; where it is, for the run's row. Blocking."""
+        pages = making.gather_report(folder)
+        name = f"{run.id}-report"
+        if pages is None:
+            return {}
+        return {"report": name, "report_digest": self.artifacts.put(pages, name)}
+
+    async def report(self, run: Run) -> Path:
+        """The folder of a run's report. NotFound if it has none."""
+        name, digest = run.progress.get("report"), run.progress.get("report_digest")
+        if not name or not digest:
+            raise NotFound(f"Run {run.id!r} is {run.state} and has no report.")
+        return await asyncio.to_thread(self.artifacts.fetch, name, digest, self.cache)
+
+    async def fetch(self, version: str) -> Path:
+        """The files of a version, verified. Raises NotFound or ArtifactCorrupt."""
+        async with self.database.read() as connection:
+            found = await store.get(connection, version)
+        return await asyncio.to_thread(
+            self.artifacts.fetch, str(found.artifact), str(found.artifact_digest), self.cache
+        )
 
     async def _enter(
-        self, connection: AsyncConnection, run: Run, made: _Made, *, move_reward: bool
+        self,
+        connection: AsyncConnection,
+        run: Run,
+        found: Collected,
+        report: dict[str, str],
+        *,
+        move_reward: bool,
     ) -> Registered:
         """The one transaction: versions, alias, signals and the run's end."""
-        reward = await self._register(connection, made.reward, made.folder / REWARD_DIRECTORY)
-        moved = move_reward and await _move_reward(connection, reward.name, run.id)
-        in_use = (await store.alias_state(connection, Alias.REWARD)).version
-        judged = made.adapter.model_copy(update={"reward_model": in_use})
-        adapter = await self._register(connection, judged, made.folder / ADAPTER_DIRECTORY)
-        counts = await training.finish(connection, run.id, made.manifest.outcome_of(), adapter.name)
-        progress = run.progress | {"signals": counts, "reward_model": reward.name}
+        reward = found.reward
+        moved = False
+        if reward is not None:
+            await self._register(connection, reward)
+            moved = move_reward and await _move_reward(connection, reward.version.name, run.id)
+        judged = await _with_its_judge(connection, run, found.trained)
+        trained = await self._register(connection, judged)
+        counts = await training.finish(connection, run.id, found.outcomes, trained.name)
+        made: dict[str, Any] = {"signals": counts, **report}
+        if reward is not None:
+            made |= {"reward_model": reward.version.name, "reward_in_use": moved}
         await change_run(
             connection,
             run.id,
             (RunState.REGISTERING,),
             state=RunState.DONE,
-            version=adapter.name,
-            progress=progress,
+            version=trained.name,
+            progress=run.progress | made,
         )
-        log.info("run %s made %s and %s; signals: %s", run.id, adapter.name, reward.name, counts)
-        return Registered(adapter, reward, moved, counts)
+        log.info("run %s made %s; signals: %s", run.id, trained.name, counts)
+        versions = {v.name: v for v in ([reward.version] if reward else []) + [trained]}
+        return Registered(tuple(versions.values()), moved, counts)
 
-    async def _register(
-        self, connection: AsyncConnection, version: ModelVersion, files: Path
-    ) -> ModelVersion:
-        return await garbage.register(connection, self.artifacts, version, files)
+    async def register_strategy(self, run: Run, made: MadeStrategy) -> Registered:
+        """Register a prompt version, and take and settle its signals at once. Raises Conflict if
+        one of them was taken back meanwhile."""
+        await asyncio.to_thread(self.artifacts.put, made.files, made.version.name)
+        async with self.database.write() as connection:
+            taken = await training.claim(connection, run.id, made.waiting)
+            if taken < len(made.waiting):
+                raise Conflict(f"run {run.id}: signals changed while it was prepared; once more")
+            version = await self._register(connection, made)
+            counts = await training.finish(connection, run.id, made.outcomes, version.name)
+            await change_run(
+                connection,
+                run.id,
+                (RunState.PREPARING,),
+                state=RunState.DONE,
+                version=version.name,
+                dataset_fingerprint=version.dataset_fingerprint,
+                progress=run.progress | {"signals": counts},
+            )
+        log.info("run %s made %s; signals: %s", run.id, version.name, counts)
+        return Registered((version,), False, counts)
+
+    async def _register(self, connection: AsyncConnection, made: Made) -> ModelVersion:
+        return await garbage.register(connection, self.artifacts, made.version, made.files)
 
     async def announce(self, versions: Sequence[ModelVersion]) -> None:
         """Say that versions were trained. Raises RedisError if that is not certain."""
@@ -118,108 +165,39 @@ class Registrar:
         """Versions whose message may never have gone out: trained and not yet judged, and the
         reward model that is in use."""
         async with self.database.read() as connection:
-            adapters = await store.list_versions(connection, VersionKind.ADAPTER)
+            made = [
+                *await store.list_versions(connection, VersionKind.ADAPTER),
+                *await store.list_versions(connection, VersionKind.PROMPT),
+            ]
             reward = (await store.alias_state(connection, Alias.REWARD)).version
-            found = [v for v in adapters if v.state == VersionState.REGISTERED and v.run_id]
+            found = [v for v in made if v.state == VersionState.REGISTERED and v.run_id]
             if reward is not None:
                 found.append(await store.get(connection, reward))
         return sorted(found, key=lambda v: v.created_at)
 
-    async def _serving_reward(self, new: ModelVersion) -> linear_reward.LinearRewardModel | None:
-        """The reward model in use, to compare with; None if there is none or it can't be read."""
+    async def _may_serve(self, new: MadeReward, found: Collected) -> bool:
+        """Whether a reward model may come into use in place of the one that is."""
         async with self.database.read() as connection:
             name = (await store.alias_state(connection, Alias.REWARD)).version
-            version = await store.find(connection, name) if name and name != new.name else None
-        if version is None or version.artifact is None or version.artifact_digest is None:
-            return None
+            old = await store.find(connection, name) if name else None
+        if old is None or old.name == new.version.name or not old.artifact:
+            return True
         try:
-            folder = await asyncio.to_thread(
-                self.artifacts.fetch, version.artifact, version.artifact_digest, self.cache
-            )
-            return linear_reward.load(folder)
+            files = await self.fetch(old.name)
+            judged = await asyncio.to_thread(making.judge, old, files, found.held_out)
         except (ArtifactCorrupt, ValueError) as error:
-            log.error("reward model %s can't be read and is replaced: %s", version.name, error)
-            return None
+            log.error("reward model %s can't be read and is replaced: %s", old.name, error)
+            return True
+        return may_replace(new.judged, judged)
 
 
-@dataclass(frozen=True)
-class _Made:
-    """What lies in a run's folder, read and named."""
-
-    manifest: Manifest
-    adapter: ModelVersion
-    reward: ModelVersion
-    reward_model: linear_reward.LinearRewardModel
-    held_out: list[linear_reward.Pair]
-    folder: Path
-
-
-def _collect(run: Run, base: ModelVersion, folder: Path) -> _Made:
-    """Fit the reward model, then name both versions by their digests. Blocking."""
-    dataset = folder / DATASET_DIRECTORY
-    manifest = load_manifest(dataset)
-    result = RunResult.model_validate_json((folder / RESULT_FILE).read_bytes())
-    rows, held_out = load_pairs(dataset)
-    model, metrics = reward_trainer.train(rows, held_out, seed=run.seed)
-    _save_whole(model, folder / REWARD_DIRECTORY)
-    reward = _version(
-        run, base, manifest, "reward", VersionKind.REWARD_MODEL, folder / REWARD_DIRECTORY
-    ).model_copy(update={"metrics": metrics})
-    adapter = _version(
-        run, base, manifest, run.method, VersionKind.ADAPTER, folder / ADAPTER_DIRECTORY
-    ).model_copy(
-        update={
-            "parent": run.parent,
-            "config": run.config,
-            "metrics": _metrics(result, manifest),
-        }
-    )
-    pairs = reward_trainer.of_held_out_prompts(held_out)
-    return _Made(manifest, adapter, reward, model, pairs, folder)
-
-
-def _version(
-    run: Run, base: ModelVersion, manifest: Manifest, method: str, kind: VersionKind, files: Path
-) -> ModelVersion:
-    digest, at = digest_folder(files), now()
-    name = store.version_name(base.base, method, digest)
-    return ModelVersion(
-        name=name,
-        kind=kind,
-        base=base.base,
-        base_digest=base.base_digest,
-        artifact=name,
-        artifact_digest=digest,
-        run_id=run.id,
-        dataset_fingerprint=manifest.fingerprint,
-        seed=run.seed,
-        code_version=__version__,
-        created_at=at,
-        changed_at=at,
-    )
-
-
-def _metrics(result: RunResult, manifest: Manifest) -> dict[str, Any]:
-    return {
-        **result.metrics,
-        "distance_from_reference": result.distance_from_reference,
-        "steps": result.steps,
-        "seconds": result.seconds,
-        "rows_used": result.rows_used,
-        "rows_skipped": result.rows_skipped,
-        "train_rows": manifest.rows["train"],
-        "held_out_rows": manifest.rows["held_out"],
-        "libraries": result.versions,
-    }
-
-
-def _save_whole(model: linear_reward.LinearRewardModel, target: Path) -> None:
-    """All files or none, also if a crash left half of them."""
-    partial = target.with_name(f".{target.name}.partial")
-    for folder in (partial, target):
-        shutil.rmtree(folder, ignore_errors=True)
-    model.save(partial)
-    os.replace(partial, target)
+async def _with_its_judge(connection: AsyncConnection, run: Run, made: Made) -> Made:
+    """The version with the reward model that it was optimised against, else the one in use."""
+    if made.version.kind is VersionKind.REWARD_MODEL:
+        return made
+    in_use = (await store.alias_state(connection, Alias.REWARD)).version
+    judge = run.progress.get("optimised_against") or in_use
+    return replace(made, version=made.version.model_copy(update={"reward_model": judge}))
 
 
 async def _move_reward(connection: AsyncConnection, name: str, run_id: str) -> bool:
@@ -233,6 +211,6 @@ async def _move_reward(connection: AsyncConnection, name: str, run_id: str) -> b
         name,
         expected_revision=state.revision,
         actor=ACTOR,
-        reason=f"fitted by run {run_id}",
+        reason=f"made by run {run_id}",
     )
     return True

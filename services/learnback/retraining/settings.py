@@ -11,7 +11,16 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from learnback.core.settings import Settings
-from learnback.retraining.plan import DpoHyperparameters
+from learnback.retraining.choice import Chosen, Sizes
+from learnback.retraining.hyperparameters import (
+    DpoHyperparameters,
+    Hyperparameters,
+    KtoHyperparameters,
+    Method,
+    RewardHyperparameters,
+    RlooHyperparameters,
+    SftHyperparameters,
+)
 
 
 class RetrainingSettings(Settings):
@@ -35,7 +44,7 @@ class RetrainingSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**31)
     """Of runs that were not asked for with one of their own."""
     hyperparameters: DpoHyperparameters = DpoHyperparameters()
-    """Of runs that were not asked for with their own."""
+    """Of DPO runs that were not asked for with their own; of the other methods see below."""
     threads: int = Field(0, ge=0)
     """CPU threads of a training run; 0: half of the cores, so that serving keeps the rest."""
     niceness: int = Field(5, ge=0, le=19)
@@ -56,6 +65,42 @@ class RetrainingSettings(Settings):
     def job_threads(self) -> int:
         """`threads` with its default filled in."""
         return self.threads or max(1, (os.cpu_count() or 2) // 2)
+
+
+class MethodSettings(Settings):
+    """`LEARNBACK_RETRAINING_*` as well, or the table `[retraining_method]`: which method trains."""
+
+    model_config = SettingsConfigDict(env_prefix="LEARNBACK_RETRAINING_")
+    table: ClassVar[str] = "retraining_method"
+
+    method: Chosen | None = None
+    """`sft`, `dpo`, `kto`, `reward_model`, `rloo` or `prompt`, always; empty: the one that fits
+    what people said. With `rloo` each run is preceded by one of the reward model."""
+    pairs_for_reward_model: int = Field(500, ge=1)
+    """Pairs from which on a neural reward model is trained by itself, and again once pairs have
+    doubled; fewer are better served by the linear one."""
+    pairs_for_rloo: int = Field(2_000, ge=1)
+    """Pairs from which on a policy is optimised against the reward model, if that is good."""
+    prompts_for_rloo: int = Field(200, ge=1)
+    """Distinct prompts with stored answers that it takes besides."""
+    sft: SftHyperparameters = SftHyperparameters()
+    """Hyperparameters of supervised runs."""
+    kto: KtoHyperparameters = KtoHyperparameters()
+    """Of KTO runs."""
+    reward_model: RewardHyperparameters = RewardHyperparameters()
+    """Of runs that train a reward model."""
+    rloo: RlooHyperparameters = RlooHyperparameters()
+    """Of policy gradient runs."""
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the choice goes by."""
+        return Sizes(self.pairs_for_reward_model, self.pairs_for_rloo, self.prompts_for_rloo)
+
+    def hyperparameters(self, method: Method, dpo: DpoHyperparameters) -> Hyperparameters:
+        """Of runs by `method` that were not asked for with their own."""
+        found: Hyperparameters = dpo if method == "dpo" else getattr(self, method)
+        return found
 
 
 class FilterSettings(Settings):

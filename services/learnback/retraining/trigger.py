@@ -21,9 +21,13 @@ class Situation:
 
     now: datetime
     new_signals: int
-    """Waiting signals that would be trained on: usable and not held out."""
+    """Waiting signals that the run's method would train on: usable and not held out."""
     rows: int
-    """Pairs that the whole dataset would have for training."""
+    """What the whole dataset would have for training."""
+    nothing: str = "there is nothing to train on"
+    """Why, if there are no rows; for people."""
+    due: str | None = None
+    """Why a run is due without new signals."""
     active_run: str | None = None
     asked_run: str | None = None
     last_finished_at: datetime | None = None
@@ -48,14 +52,16 @@ def decide(situation: Situation, policy: Policy) -> Decision:
         return _asked(situation)
     if not policy.automatic:
         return Decision(False, "automatic training is off")
-    if situation.new_signals < policy.min_new_signals:
+    if situation.due is None and situation.new_signals < policy.min_new_signals:
         have, need = situation.new_signals, policy.min_new_signals
         return Decision(False, f"{have} of {need} new signals")
     if situation.rows == 0:
-        return Decision(False, "no pair to train on: the new signals contradict each other")
+        return Decision(False, situation.nothing)
     rested = _rested_at(situation, policy)
     if situation.now < rested:
         return Decision(False, f"cooling down until {rested.isoformat(timespec='seconds')}")
+    if situation.due is not None:
+        return Decision(True, situation.due)
     failed = situation.last_failed_signals
     if failed is not None and situation.new_signals - failed < policy.min_new_signals:
         more = failed + policy.min_new_signals - situation.new_signals
@@ -67,8 +73,7 @@ def decide(situation: Situation, policy: Policy) -> Decision:
 
 def _asked(situation: Situation) -> Decision:
     if situation.rows == 0:
-        reason = "there is nothing to train on: no usable preference or correction is on record"
-        return Decision(False, reason, refuse=True)
+        return Decision(False, situation.nothing, refuse=True)
     return Decision(True, f"asked for, with {situation.new_signals} new signals")
 
 

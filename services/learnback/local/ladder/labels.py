@@ -41,6 +41,17 @@ class Answered:
     """Text, and whether it ended by itself."""
 
 
+@dataclass(frozen=True)
+class Rated:
+    """An answer that people liked."""
+
+    prompt: str
+    messages: Messages
+    answer: str
+    quality: float
+    """How often it won its comparisons, from 0 to 1, with one more of each ending."""
+
+
 @dataclass
 class Labels:
     """What people said, in the shapes that training reads."""
@@ -50,8 +61,8 @@ class Labels:
     thumbs: list[dict[str, Any]] = field(default_factory=list)
     liked: list[dict[str, Any]] = field(default_factory=list)
     """Answers to training prompts with a thumb up: what supervised fine-tuning imitates."""
-    best: list[tuple[str, str]] = field(default_factory=list)
-    """Prompts with the answer that won most comparisons and was liked: examples to show."""
+    best: list[Rated] = field(default_factory=list)
+    """Of each training prompt the liked answer that won most comparisons: examples to show."""
 
 
 def label(
@@ -77,10 +88,20 @@ def label(
         found.thumbs += thumbs
         liked = [row for row in thumbs if row["label"]]
         found.liked += liked
-        if liked and pairs:
-            wins = [sum(p["chosen"] == row["completion"] for p in pairs) for row in liked]
-            found.best.append((entry.prompt, liked[wins.index(max(wins))]["completion"]))
+        if liked:
+            found.best.append(max((_rate(entry, row, pairs) for row in liked), key=_quality))
     return found
+
+
+def _rate(entry: Answered, row: dict[str, Any], pairs: Sequence[dict[str, Any]]) -> Rated:
+    answer = row["completion"]
+    won = sum(pair["chosen"] == answer for pair in pairs)
+    lost = sum(pair["rejected"] == answer for pair in pairs)
+    return Rated(entry.prompt, entry.messages, answer, (won + 1) / (won + lost + 2))
+
+
+def _quality(rated: Rated) -> float:
+    return rated.quality
 
 
 def thumb(person: Person, prompt: str, answer: str, middle: float, silence: float) -> bool | None:

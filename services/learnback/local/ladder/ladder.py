@@ -26,7 +26,7 @@ from learnback.local.ladder.budget import (
     sizes,
 )
 from learnback.local.ladder.curve import read_curve
-from learnback.local.ladder.labels import Answered, Labels, label, write_datasets
+from learnback.local.ladder.labels import Answered, Labels, Messages, label, write_datasets
 from learnback.local.ladder.measure import Rung, Scale, interval, outcomes
 from learnback.local.ladder.page import LadderResult
 from learnback.local.ladder.rungs import Way, ways
@@ -43,8 +43,6 @@ from learnback_simulator.prompts import split_prompts
 if TYPE_CHECKING:
     from learnback.local.ladder.writer import Writer
     from learnback.retraining.trainers.rollouts import Rollout
-
-Messages = list[dict[str, str]]
 
 SYSTEM = "Answer in one short sentence."
 MAX_TOKENS = 48
@@ -113,7 +111,7 @@ class Ladder:
         seconds = (time.monotonic() - started) / sum(map(len, first))
         read, learn = self.writer.time_learning([group[0] for group in first[:BATCH]])
         speed = Speed(seconds, read, learn, START_S)
-        rungs = len(ways([("", "")], 0)) + len(METHODS)
+        rungs = len(ways([], 0)) + 1 + len(METHODS)
         self.sizes = sizes(60 * self.result.budget_minutes, speed, rungs)
         self.result.speed, self.result.sizes = asdict(speed), asdict(self.sizes)
         stage.note = f"{1 / seconds:.1f} answers a second"

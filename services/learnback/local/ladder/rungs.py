@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from learnback.inference.examples import Prompter
 from learnback.inference.prompts import prompted
+from learnback.ledger.prompts import prompt_key
+from learnback.local.ladder.labels import Messages, Rated
 from learnback.local.ladder.tasks import Task
-
-Messages = list[dict[str, str]]
+from learnback.models.example_bank import Entry, bank_of, entry_id, fingerprint, system_key
+from learnback.models.retrieval import Index
+from learnback.models.strategy import Example, Strategy
 
 CONTEXT = 8192
 """Tokens: all examples are shown, whatever the model holds."""
 SHOWN = 3
 """Examples in a few-shot prompt: more cost time with each answer."""
+TENANT = "default"
 WORDINGS = {
     "think step by step": "Let's think step by step.",
     "think, then answer": "Think step by step, then give the answer.",
@@ -39,48 +43,66 @@ REASONED = (
 
 @dataclass(frozen=True)
 class Way:
-    """A way to ask: the configuration of a version of kind `prompt`; empty: as people ask."""
+    """A way to ask, as a version of kind `prompt` holds it; without a strategy as people ask."""
 
     name: str
-    config: dict[str, Any] = field(default_factory=dict)
+    strategy: Strategy | None = None
+    index: Index | None = None
     signals: int = 0
     """How many ratings it was made from."""
 
     def ask(self, messages: Messages) -> Messages:
         """What the model is asked in the place of `messages`."""
-        if not self.config:
+        if self.strategy is None:
             return messages
-        return prompted(self.config, messages, CONTEXT)
+        return prompted(Prompter(self.strategy, self.index), messages, TENANT, CONTEXT)
 
     def ask_task(self, task: Task, solved: Sequence[Task]) -> Messages:
         """A made-up task, with solved ones of its kind for ways that show examples."""
         messages = [{"role": "user", "content": task.question}]
-        if not self.config.get("examples"):
+        if self.strategy is None or not (self.strategy.examples or self.index):
             return self.ask(messages)
-        shown = [{"user": t.question, "assistant": _solution(t, self.name)} for t in solved]
-        return Way(self.name, {**self.config, "examples": shown}).ask(messages)
+        shown = tuple(
+            Example(user=t.question, assistant=_solution(t, self.strategy)) for t in solved
+        )
+        strategy = self.strategy.model_copy(update={"examples": shown, "bank": ""})
+        return Way(self.name, strategy).ask(messages)
 
 
-def ways(best: Sequence[tuple[str, str]], rated: int) -> list[Way]:
-    """All of them. `best` are prompts with answers that people liked; few-shot shows the first."""
-    found = [Way("zero-shot")]
-    if best:
-        shown = [{"user": prompt, "assistant": answer} for prompt, answer in best[:SHOWN]]
-        few = {"strategy": "few_shot", "examples": shown}
-        found.append(Way("few-shot", few, rated))
-    reasoned = [{"user": question, "assistant": answer} for question, answer in REASONED]
-    found.append(Way("chain of thought", {"strategy": "chain_of_thought", "examples": reasoned}))
-    found += [
-        Way(name, {"strategy": _ZERO_SHOT, "suffix": wording}) for name, wording in WORDINGS.items()
+def ways(best: Sequence[Rated], rated: int) -> list[Way]:
+    """All of them. Few-shot shows those of `best` that are most like each prompt and liked most."""
+    reasoned = tuple(Example(user=q, assistant=a) for q, a in REASONED)
+    found = [
+        Way("zero-shot"),
+        Way("chain of thought", Strategy(strategy="chain_of_thought", examples=reasoned)),
+        *(
+            Way(name, Strategy(strategy="zero_shot_cot", suffix=wording))
+            for name, wording in WORDINGS.items()
+        ),
     ]
+    if best:
+        bank = bank_of([_entry(entry) for entry in best])
+        few = Strategy(strategy="few_shot", bank=fingerprint(bank), max_examples=SHOWN)
+        found.insert(1, Way("few-shot", few, Index(bank.entries), rated))
     return found
 
 
-_ZERO_SHOT = "chain_of_thought"
+def _entry(rated: Rated) -> Entry:
+    system = rated.messages[0]["content"] if rated.messages[0]["role"] == "system" else ""
+    key = system_key(system)
+    return Entry(
+        id=entry_id(TENANT, key, rated.prompt, rated.answer),
+        tenant=TENANT,
+        system_key=key,
+        prompt_key=prompt_key(rated.messages),
+        user=rated.prompt,
+        answer=rated.answer,
+        quality=rated.quality,
+    )
 
 
-def _solution(task: Task, way: str) -> str:
-    if way != "chain of thought":
+def _solution(task: Task, strategy: Strategy) -> str:
+    if strategy.strategy != "chain_of_thought":
         return task.answer
     if task.kind == "reverse":
         letters = ", ".join(reversed(task.answer))

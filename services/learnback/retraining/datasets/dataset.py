@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from learnback.contracts.models import FeedbackStatus
 from learnback.core.ids import digest_text
@@ -20,8 +19,8 @@ from learnback.retraining.datasets.rows import (
     Row,
 )
 from learnback.retraining.datasets.votes import ANOTHER_METHOD
+from learnback.retraining.hyperparameters import Method
 
-Method = Literal["sft", "dpo", "kto", "reward_model", "rloo"]
 Asked = Iterable[tuple[str, prompts.Messages]]
 """Prompts of stored completions, with their keys."""
 ROWS: dict[Method, type[Row]] = {
@@ -43,8 +42,6 @@ class Dataset:
     method: Method
     train: tuple[Row, ...]
     held_out: tuple[Row, ...]
-    pairs: tuple[PreferenceRow, ...]
-    """Of both sides: the reward model is fitted to them and judged by them, whatever the method."""
     outcomes: Mapping[str, Outcome]
     fingerprint: str
     examined: Examined
@@ -53,6 +50,13 @@ class Dataset:
     def counts(self) -> dict[str, int]:
         """Signals by outcome and reason; they add up to the number looked at."""
         return dict(Counter(o.reason or o.status.value for o in self.outcomes.values()))
+
+    @property
+    def pairs(self) -> list[PreferenceRow]:
+        """Of both sides, in a fixed order: the reward model is fitted to them and judged by them,
+        whatever the method."""
+        compared, _ = pairs.build(self.examined, ties=False)
+        return sorted(compared, key=lambda row: row.canonical)
 
     @property
     def settled(self) -> dict[str, Outcome]:
@@ -67,12 +71,10 @@ def build(examined: Examined, method: Method, asked: Asked = ()) -> Dataset:
     ordered = sorted(rows, key=lambda row: row.canonical)
     said = (*examined.comparisons, *examined.opinions)
     waiting = {one.feedback_id: ANOTHER_METHOD for one in said}
-    compared, _ = pairs.build(examined, ties=False)
     return Dataset(
         method=method,
         train=tuple(row for row in ordered if row.side == "train"),
         held_out=tuple(row for row in ordered if row.side != "train"),
-        pairs=tuple(sorted(compared, key=lambda row: row.canonical)),
         outcomes=waiting | dict(examined.unusable) | dict(examined.set_aside) | outcomes,
         fingerprint=fingerprint(ordered),
         examined=examined,

@@ -1,5 +1,9 @@
 """A dataset's folder: `train.parquet`, `held_out.parquet`, `pairs/` for the reward model, and last
-`manifest.json`: whoever finds it finds a whole dataset."""
+`manifest.json`: whoever finds it finds a whole dataset.
+
+A policy that answers by itself has `judge.parquet` beside: pairs that no reward model has seen, by
+which its checkpoint is picked.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,9 @@ from learnback.retraining.datasets import rows
 from learnback.retraining.datasets.agreement import Agreement
 from learnback.retraining.datasets.dataset import ROWS, Dataset
 from learnback.retraining.datasets.rows import PreferenceRow, Row
-from learnback.retraining.plan import TRAIN_FILE, write_atomically
+from learnback.retraining.plan import HELD_OUT_FILE, TRAIN_FILE, write_atomically
 
-HELD_OUT_FILE, MANIFEST_FILE, PAIRS_DIRECTORY = "held_out.parquet", "manifest.json", "pairs"
+MANIFEST_FILE, JUDGE_FILE, PAIRS_DIRECTORY = "manifest.json", "judge.parquet", "pairs"
 
 
 class Manifest(BaseModel):
@@ -52,13 +56,16 @@ def save(dataset: Dataset, folder: Path) -> Manifest:
     """Write all files, the manifest last."""
     kind = ROWS[dataset.method]
     _write(dataset.train, dataset.held_out, kind, folder)
-    compared = dataset.pairs
+    pairs = dataset.pairs
+    held_out = [row for row in pairs if row.side != "train"]
     _write(
-        [row for row in compared if row.side == "train"],
-        [row for row in compared if row.side != "train"],
+        [row for row in pairs if row.side == "train"],
+        held_out,
         PreferenceRow,
         folder / PAIRS_DIRECTORY,
     )
+    if dataset.method == "rloo":
+        rows.write(held_out, PreferenceRow, folder / JUDGE_FILE)
     manifest = Manifest(
         method=dataset.method,
         fingerprint=dataset.fingerprint,

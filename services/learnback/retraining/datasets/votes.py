@@ -16,8 +16,8 @@ CONTRADICTED = Outcome(FeedbackStatus.QUARANTINED, "contradicted")
 """More others, or as many, said the opposite of the same answers."""
 DISAGREE = Outcome(FeedbackStatus.QUARANTINED, "raters_disagree")
 """Too few of those who judged the same answers agree (`min_item_agreement`)."""
-NEUTRAL = Outcome(FeedbackStatus.RECORDED, "neutral")
-"""Neither good nor bad: there is nothing to learn."""
+NEUTRAL = Outcome(FeedbackStatus.ACCEPTED, "neutral")
+"""Neither good nor bad: no label. It waits, since beside another answer it may say something."""
 FEW_VOTES = Outcome(FeedbackStatus.ACCEPTED, "too_few_votes")
 ANOTHER_METHOD = Outcome(FeedbackStatus.ACCEPTED, "waits_for_another_method")
 """The run's method can't learn from it; a later run by another one may."""

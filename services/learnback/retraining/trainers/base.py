@@ -171,10 +171,7 @@ def _share_of_one_process(batch_size: int) -> int:
 
 def steps_of(settings: Hyperparameters, rows: int) -> int:
     """Optimiser steps of a run over ``rows`` rows."""
-    if settings.max_steps is not None:
-        return settings.max_steps
-    per_epoch = math.ceil(rows / (settings.batch_size * settings.gradient_accumulation))
-    return max(1, math.ceil(per_epoch * settings.epochs))
+    return settings.steps(rows)
 
 
 def fit(

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-import numpy as np
 
 from learnback.models.linear_reward import LinearRewardModel, Pair, fit, metrics_of
 from learnback.retraining.datasets.rows import PreferenceRow
 
 MAX_ROWS = 20_000
 """More rows change a linear model little and cost 8 KB of memory each."""
-FEW_PAIRS = 10
-"""Below this many held-out pairs no comparison of two models means anything."""
-Z_95 = 1.645
-"""One-sided."""
 
 
 def train(
@@ -45,24 +38,17 @@ def of_held_out_prompts(held_out: Iterable[PreferenceRow]) -> list[Pair]:
     return _pairs(row for row in held_out if row.side == "prompt")
 
 
-def significantly_worse(
-    new: LinearRewardModel, old: LinearRewardModel, pairs: Sequence[Pair]
-) -> bool:
-    """Whether the new model predicts held-out choices worse than the old one, beyond chance.
-
-    A paired z-test on the log losses, one-sided at 95%; False with too few pairs to tell.
-    """
-    if len(pairs) < FEW_PAIRS:
-        return False
-    losses = np.array([[_loss(model, pair) for model in (new, old)] for pair in pairs])
-    differences = losses[:, 0] - losses[:, 1]  # (pairs,), above 0: the new one is worse
-    error = float(differences.std(ddof=1)) / math.sqrt(len(pairs))
-    return float(differences.mean()) > Z_95 * error
-
-
-def _loss(model: LinearRewardModel, pair: Pair) -> float:
-    chance = model.win_probability(pair.prompt, pair.chosen, pair.rejected)
-    return -math.log(max(chance, 1e-12))
+def held_out_margins(
+    model: LinearRewardModel, held_out: Iterable[PreferenceRow]
+) -> dict[str, float]:
+    """By how much the model prefers the better answer of each pair of a held-out prompt, in logits
+    by the pair's first feedback id."""
+    return {
+        row.feedback_ids[0]: model.score(row.prompt, row.chosen)
+        - model.score(row.prompt, row.rejected)
+        for row in held_out
+        if row.side == "prompt"
+    }
 
 
 def _pairs(rows: Iterable[PreferenceRow]) -> list[Pair]:

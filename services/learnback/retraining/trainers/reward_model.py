@@ -25,7 +25,7 @@ from learnback.core.report import Heading, Part, Text, table
 from learnback.models.linear_reward import evaluate_margins, metrics_of
 from learnback.models.reward import PROBE
 from learnback.registry.artifacts import digest_model
-from learnback.retraining.plan import RewardHyperparameters, RunPlan
+from learnback.retraining.plan import JUDGED_FILE, RewardHyperparameters, RunPlan
 from learnback.retraining.trainers.base import (
     BadData,
     Encoder,
@@ -261,7 +261,10 @@ def _calibrate(
                 "probe": _probe(encoder, trained.model),
             },
             indent=2,
-        )
+        ),
+        JUDGED_FILE: json.dumps(
+            {row.feedback_id: d for (row, _), d in zip(judged, honest.tolist(), strict=True)}
+        ),
     }
     calibrated = [(score - centre) / temperature for score in raw]
     trained.parts = _parts(judged, calibrated, honest.tolist())

@@ -356,9 +356,7 @@ class _Run:
 
 def steps_of(settings: RlooHyperparameters, prompts: int) -> int:
     """Optimiser steps of a run over so many prompts."""
-    if settings.max_steps is not None:
-        return settings.max_steps
-    return max(1, math.ceil(settings.epochs * prompts / settings.prompts_per_step))
+    return settings.steps(prompts)
 
 
 def learning_rate(step: int, max_steps: int, settings: RlooHyperparameters) -> float:
