@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from learnback.core.clock import now
 from learnback.core.errors import Conflict, LearnbackError, Unprocessable
 from learnback.ledger import rescoring
 from learnback.ledger.rescoring import OPEN, Rescoring
-from learnback.local.access import Access, run
+from learnback.local.access import Access, actor, run, time_of
 from learnback.local.show import show_json, show_table
 from learnback.registry import store
 
@@ -33,7 +32,7 @@ def run_rescore(
     home: Path | None, as_json: bool, version: str | None, since: str | None, wait: bool
 ) -> None:
     """Ask for scores, and show how far they are until all are recorded."""
-    after = None if since is None else _time(since)
+    after = None if since is None else time_of(since, "--since")
     found = run(home, lambda opened: _rescore(opened, version, after, wait, quiet=as_json))
     if as_json:
         show_json(found)
@@ -76,7 +75,7 @@ async def _rescore(
 ) -> dict[str, Any]:
     async with opened.database.write() as connection:
         name = await _reward_model(connection, version)
-        wish = await rescoring.ask(connection, name, asked_by=_actor(), since=since)
+        wish = await rescoring.ask(connection, name, asked_by=actor(), since=since)
         left = await rescoring.remaining(connection, wish) if wish else 0
     if wish is not None and wait:
         wish, left = await _follow(opened, wish, left, quiet=quiet)
@@ -125,17 +124,3 @@ async def _look(
     total = shown.tasks[bar].total or 0
     shown.update(bar, completed=max(0.0, total - left))
     return wish, left
-
-
-def _time(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Unprocessable(
-            f"{text!r} is no time: write 2026-11-23T12:00:00Z.", field="--since"
-        ) from error
-    return at if at.tzinfo else at.astimezone()
-
-
-def _actor() -> str:
-    return f"operator:{getpass.getuser()}"
