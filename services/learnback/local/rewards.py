@@ -11,6 +11,7 @@ import click
 from rich.progress import Progress, TaskID
 
 from learnback.contracts.models import Alias, VersionKind
+from learnback.core.clock import now
 from learnback.core.errors import Conflict, LearnbackError, Unprocessable
 from learnback.ledger import rescoring
 from learnback.ledger.rescoring import OPEN, Rescoring
@@ -40,7 +41,9 @@ def run_rescore(
     elif found["state"] in OPEN:
         click.echo(f"Asked for: {found['remaining']} completions. The reward process does it.")
     else:
-        click.echo(f"{found['scored']} scored, {found['failed']} could not be.")
+        left = found["remaining"]
+        more = f" {left} completions are not recorded: see `learnback streams lag`." if left else ""
+        click.echo(f"{found['scored']} scored, {found['failed']} could not be.{more}")
 
 
 def run_rescorings(home: Path | None, as_json: bool) -> None:
@@ -96,14 +99,18 @@ async def _reward_model(connection: Any, version: str | None) -> str:
 async def _follow(
     opened: Access, wish: Rescoring, total: int, *, quiet: bool
 ) -> tuple[Rescoring, int]:
-    """Until it has ended and what was scored is recorded, or it has failed."""
+    """Until it has ended and what was scored is recorded, or it has failed.
+
+    What is not recorded long after the end is left to be seen by whoever reads the answer.
+    """
     with Progress(disable=quiet, transient=True) as shown:
         bar = shown.add_task("scoring (Ctrl-C leaves it running)", total=total)
         while True:
             wish, left = await _look(opened, wish, shown, bar)
             if wish.state == "failed":
                 raise RescoringFailed(f"{wish.reward_model} can't score: {wish.error}")
-            if wish.state == "done" and left == 0:
+            late = now() - wish.changed_at > rescoring.RECORDED_WITHIN
+            if wish.state == "done" and (left == 0 or late):
                 return wish, left
             await asyncio.sleep(POLL_S)
 
