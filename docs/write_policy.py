@@ -37,6 +37,7 @@ judge:
   model: a-large-model
 canary:
   steps:
+    - {mirror: 5%, at_least: PT30M, min_people: 100}
     - {traffic: 1%, at_least: PT30M, min_people: 20}
     - {traffic: 10%, at_least: PT1H, min_people: 100}
     - {traffic: 50%, at_least: PT2H, min_people: 200}

@@ -12,10 +12,10 @@ from sqlalchemy import insert
 from tests.release_world import World, a_completion
 
 from learnback.contracts.messages import CompletionScored, CompletionServed
-from learnback.contracts.models import CompletionEnd, Timings, VersionKind
+from learnback.contracts.models import CompletionEnd, Timings, Track, VersionKind
 from learnback.core.clock import now
 from learnback.core.ids import new_id, uuid7
-from learnback.inference.routing import Assignment, Servable, Snapshot, route
+from learnback.inference.routing import Assignment, Servable, Snapshot, position, route
 from learnback.ledger import completions, rewards
 from learnback.ledger.tables import feedback
 from learnback.registry import store
@@ -45,6 +45,8 @@ class Habits:
     speaks: float = 0.8
     reward: float = 0.0
     """Mean of the learned reward; it spreads by 1."""
+    compares: float = 0.0
+    """How often a person asks for two answers side by side."""
 
 
 @dataclass
@@ -57,6 +59,10 @@ class Town:
     random: random.Random = field(default_factory=lambda: random.Random(5))
     came: int = 0
     reward_model: str = "tiny-reward-0"
+    first_favoured: float = 0.0
+    """How often a person prefers the first of two answers, whatever they are."""
+    saw_it: set[str] = field(default_factory=set)
+    """Who got an answer of the candidate."""
     unverified: list[str] = field(default_factory=list)
     """Versions that answered though they had not passed the gate, or a replica lacked them."""
 
@@ -77,12 +83,59 @@ class Town:
                 self.unverified.append(candidate)
             completion, signal = self._visit(given)
             served.append(completion)
+            if given.track is Track.CANDIDATE:
+                self.saw_it.add(f"person {self.came}")
             signals += signal
+            served += self._copy(release, completion)
+            both, preferred = self._compare(release)
+            if both:
+                self.saw_it.add(f"person {self.came}")
+            served += both
+            signals += preferred
         async with self.world.database.write() as connection:
             await completions.record(connection, served)
             await rewards.record(connection, [self._scored(one) for one in served])
             if signals:
                 await connection.execute(insert(feedback), signals)
+
+    def _copy(self, release: store.Release, shown: CompletionServed) -> list[CompletionServed]:
+        """The candidate's answer to a copy of the request, as inference would record it."""
+        candidate = release.candidate
+        if candidate.version is None or shown.track is not Track.STABLE:
+            return []
+        if position(shown.subject or "", f"mirror\0{candidate.version}") >= candidate.mirror:
+            return []
+        assigned = Assignment(
+            Servable(candidate.version, VersionKind.ADAPTER, candidate.version),
+            Track.MIRRORED,
+            candidate.mirror,
+        )
+        unseen, _ = self._visit(assigned)
+        return [unseen.model_copy(update={"pair": shown.id})]
+
+    def _compare(
+        self, release: store.Release
+    ) -> tuple[list[CompletionServed], list[dict[str, Any]]]:
+        """Two answers side by side in an order by chance, and what the person says of them."""
+        stable, candidate = release.stable.version, release.candidate.version
+        if candidate is None or stable is None or self.random.random() >= self.default.compares:
+            return [], []
+        person = f"person {self.came}"
+        if position(person, f"compare\0{candidate}") >= release.candidate.weight:
+            return [], []
+        order = self.random.sample([stable, candidate], 2)
+        pair = new_id("pair")
+        both = []
+        for place, version in enumerate(order):
+            servable = Servable(version, VersionKind.ADAPTER, version)
+            answer, _ = self._visit(Assignment(servable, Track.COMPARED, release.candidate.weight))
+            both.append(answer.model_copy(update={"pair": pair, "place": place}))
+        likes = {v: self.habits.get(v, self.default).likes for v in order}
+        wins = self.random.random() < 0.5 + (likes[candidate] - likes[stable]) / 2
+        first_wins = (order[0] == candidate) == wins
+        if self.random.random() < self.first_favoured:
+            first_wins = True
+        return both, [a_preference(both[0].id, both[1].id, "first" if first_wins else "second")]
 
     def _scored(self, served: CompletionServed) -> CompletionScored:
         habits = self.habits.get(served.version, self.default)
@@ -97,7 +150,7 @@ class Town:
             score=self.random.gauss(habits.reward, 1.0),
         )
 
-    def _visit(self, given: Assignment) -> tuple[Any, list[dict[str, Any]]]:
+    def _visit(self, given: Assignment) -> tuple[CompletionServed, list[dict[str, Any]]]:
         habits = self.habits.get(given.version.name, self.default)
         failed = self.random.random() < habits.fails
         completion = a_completion(
@@ -129,12 +182,25 @@ def a_thumb(completion_id: str, value: str) -> dict[str, Any]:
         "status": "recorded",
         "revision": 1,
         "completion_id": completion_id,
+        "other_completion_id": None,
         "rater_kind": "human",
         "body": {"kind": "thumbs", "completion_id": completion_id, "value": value},
         "created_at": at,
         "received_at": at - timedelta(seconds=1),  # within any window
         "changed_at": at,
     }
+
+
+def a_preference(first: str, second: str, preferred: str) -> dict[str, Any]:
+    """A row of the ledger, joined."""
+    body = {
+        "kind": "preference",
+        "first": {"completion_id": first, "choice": 0},
+        "second": {"completion_id": second, "choice": 0},
+        "preferred": preferred,
+    }
+    row = a_thumb(first, "up") | {"kind": "preference", "body": body}
+    return row | {"other_completion_id": second}
 
 
 def _snapshot(release: store.Release) -> Snapshot:

@@ -15,7 +15,8 @@ from pathlib import Path
 from bench.canary.plot import plot
 from rich.progress import Progress
 
-from learnback.release.simulation import POLICY, Bias, Outcomes, Town, biased_raters, simulate
+from learnback.release.biases import Bias, only_the_unhappy, the_first_favoured
+from learnback.release.simulation import POLICY, Outcomes, Town, simulate
 
 EFFECTS = (0.02, 0.05, -0.1)
 
@@ -32,7 +33,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(options: argparse.Namespace) -> tuple[list[Outcomes], Bias]:
+def run(options: argparse.Namespace) -> tuple[list[Outcomes], list[Bias]]:
     """All simulations, with a bar that knows how long it takes."""
     town = Town(people=options.people)
     sizes = {0.0: options.canaries} | dict.fromkeys(EFFECTS, options.power)
@@ -51,10 +52,19 @@ def run(options: argparse.Namespace) -> tuple[list[Outcomes], Bias]:
                 )
             )
             done += canaries
-    return found, biased_raters(seed=options.seed + 1)
+    return found, biases(options.seed + 1)
 
 
-def table(found: list[Outcomes], bias: Bias) -> str:
+def biases(seed: int) -> list[Bias]:
+    """Each kind of biased raters."""
+    return [
+        only_the_unhappy(seed=seed),
+        the_first_favoured(seed=seed),
+        the_first_favoured(seed=seed, drawn=False),
+    ]
+
+
+def table(found: list[Outcomes], biased: list[Bias]) -> str:
     """Markdown."""
     lines = [
         "| true difference | canaries | promoted | rolled back | people until decided | of them "
@@ -72,7 +82,11 @@ def table(found: list[Outcomes], bias: Bias) -> str:
         "",
         "| raters | true difference | error of the plain mean | error of the corrected estimate |",
         "|---|---|---|---|",
-        f"| {bias.raters} | {bias.truth:+.1%} | {bias.uncorrected:+.1%} | {bias.corrected:+.1%} |",
+        *(
+            f"| {b.raters} | {b.truth:+.1%} | {b.uncorrected:+.1%} "
+            f"| {'never done so' if b.corrected is None else f'{b.corrected:+.1%}'} |"
+            for b in biased
+        ),
     ]
     return "\n".join(lines)
 
@@ -80,10 +94,13 @@ def table(found: list[Outcomes], bias: Bias) -> str:
 def main() -> int:
     """Simulate, print, judge."""
     options = arguments()
-    found, bias = run(options)
-    print(table(found, bias))
+    found, biased = run(options)
+    print(table(found, biased))
     if options.json:
-        data = {"canaries": [o.model_dump() for o in found], "bias": bias.model_dump()}
+        data = {
+            "canaries": [o.model_dump() for o in found],
+            "bias": [b.model_dump() for b in biased],
+        }
         options.json.write_text(json.dumps(data, indent=2))
     if options.plot:
         options.plot.write_text(plot(found, options.people))

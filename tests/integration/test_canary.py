@@ -106,6 +106,11 @@ async def test_a_bad_version_that_slipped_past_the_gate_is_rolled_back(
     assert (look.verdict, look.reason.split()[0]) == ("roll_back", blamed)
     seen = {m["measure"]: m["people_candidate"] for m in look.measured["metrics"]}
     assert seen[blamed] < town.came / 2
+    assert look.measured["exposed"] == len(town.saw_it) < town.came / 2
+    async with lite.database.read() as c:
+        last, *_ = await store.history(c, Alias.CANDIDATE)
+    assert last.reason.endswith(f"{len(town.saw_it)} people had got it")
+    print(f"{blamed}: {len(town.saw_it)} of {town.came} people saw the bad version")
     await controller.look()
     assert (await lite.stable()).version == BASE
 

@@ -14,7 +14,8 @@ from tests.factories import AT
 from learnback.contracts.models import Track, VersionKind
 from learnback.inference.routing import Servable, Snapshot, route
 from learnback.ledger.canaries import Served, Signal
-from learnback.release.observing import Crowd, Evidence, people_of, place, scored
+from learnback.release.observing import Crowd, Evidence, people_of, scored
+from learnback.release.places import place
 from learnback.release.policy import Measure
 
 WINDOW = timedelta(minutes=30)

@@ -37,8 +37,9 @@ def test_the_example_is_read_and_fits_the_schema(written: Any, tmp_path: Path) -
     file = tmp_path / "release.yaml"
     file.write_text(written["EXAMPLE"])
     canary = read_policy(file).canary
-    assert [s.traffic for s in canary.steps] == [0.01, 0.1, 0.5, 1.0]
-    assert canary.steps[1].at_least == timedelta(hours=1)
+    assert [s.traffic for s in canary.steps] == [0.0, 0.01, 0.1, 0.5, 1.0]
+    assert canary.steps[0].mirror == 0.05
+    assert canary.steps[2].at_least == timedelta(hours=1)
     assert canary.metrics[0].measure is Measure.FEEDBACK
     assert canary.on_deadline is OnDeadline.ROLL_BACK
     schema = json.loads((DOCS / "release-policy.schema.json").read_text())
@@ -65,6 +66,18 @@ def test_without_a_file_what_passes_answers_everybody() -> None:
         ("canary: {metrics: [{measure: errors}, {measure: errors}]}", "only once"),
         ("canary: {metrics: [{measure: beauty}]}", "canary.metrics.0.measure"),
         ("canary: {alpha: 0.9}", "canary.alpha"),
+        ("canary: {steps: [{mirror: 5%, traffic: 5%}, {traffic: 100%}]}", "either traffic"),
+        ("canary: {steps: [{mirror: 5%}, {traffic: 100%}]}", "before all do"),
+        ("canary: {steps: [{traffic: 1%}, {mirror: 5%}, {traffic: 100%}]}", "come before"),
+        (
+            "canary: {steps: [{mirror: 5%}, {mirror: 1%}, {traffic: 1%}, {traffic: 100%}]}",
+            "copy more",
+        ),
+        (
+            "canary: {steps: [{mirror: 5%}, {traffic: 1%}, {traffic: 100%}],"
+            " metrics: [{measure: feedback}]}",
+            "declare one of them",
+        ),
         ("gate: {min_win_rate: high}", "gate.min_win_rate"),
         ("[1, 2]", "the file"),
         ("a: [", "can't be read"),

@@ -16,6 +16,7 @@ from learnback.release.sequential import (
     estimate,
     interval,
     log_wealth,
+    paired,
     scores,
 )
 
@@ -193,3 +194,33 @@ def test_an_outcome_that_is_missing_must_be_accounted_for() -> None:
 def test_no_stake_before_enough_answers() -> None:
     corrected, _ = unhappy_voters(4, (60,), 0.3)
     assert log_wealth(scores(corrected), 0.0, above=True)[-1] == 0.0
+
+
+def test_paired_differences_of_equal_versions_are_rarely_called_harm() -> None:
+    """Looked at after every person, with noise of any kind and a prior that changes nothing."""
+    rng = np.random.default_rng(3)
+    steps = rng.choice([-1.0, 0.0, 1.0], p=[0.15, 0.7, 0.15], size=(400, 800))
+    found = paired(steps)
+    for above in (True, False):
+        ever = (log_wealth(found, 0.0, above=above) >= np.log(1 / 0.05)).any(axis=1)
+        assert ever.mean() <= 0.05
+
+
+def test_who_takes_the_first_answer_tells_equal_versions_apart_by_nothing() -> None:
+    rng = np.random.default_rng(5)
+    shape = (400, 800)
+    first, reads = rng.random(shape) < 0.5, rng.random(shape) > 0.6
+    votes = np.where(np.where(reads, rng.random(shape) < 0.5, first), 1.0, -1.0)
+    found = paired(votes, first.astype(np.float64))
+    for above in (True, False):
+        ever = (log_wealth(found, 0.0, above=above) >= np.log(1 / 0.05)).any(axis=1)
+        assert ever.mean() <= 0.05
+
+
+def test_paired_differences_tell_a_worse_version_from_an_equal_one() -> None:
+    rng = np.random.default_rng(4)
+    worse = rng.choice([-1.0, 0.0, 1.0], p=[0.3, 0.6, 0.1], size=(50, 400))
+    harm = log_wealth(paired(worse), 0.0, above=False)[:, -1]
+    assert (harm >= np.log(1 / 0.05)).mean() >= 0.95
+    low, high = interval(paired(worse[0]), 0.05)
+    assert low < -0.2 < high

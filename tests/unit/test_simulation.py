@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learnback.release.simulation import KINDS, POLICY, Town, biased_raters, draw, simulate
+from learnback.release.biases import only_the_unhappy, the_first_favoured
+from learnback.release.simulation import KINDS, POLICY, Town, draw, simulate
 
 SMALL = Town(people=4000)
 QUICK = POLICY.model_copy(update={"steps": POLICY.steps[1:]})
@@ -59,6 +60,15 @@ def test_traffic_grows_only_after_enough_people_and_their_window() -> None:
 
 
 def test_the_correction_takes_most_of_the_bias_of_unhappy_voters_away() -> None:
-    found = biased_raters(canaries=40)
+    found = only_the_unhappy(canaries=40)
+    assert found.corrected is not None
     assert abs(found.uncorrected) > 0.03
     assert abs(found.corrected) < abs(found.uncorrected) / 3
+
+
+def test_the_correction_takes_most_of_the_bias_of_who_takes_the_first_answer_away() -> None:
+    found = the_first_favoured(canaries=60, habit=0.4)
+    assert found.corrected is not None
+    assert found.uncorrected < -0.03
+    assert abs(found.corrected) < abs(found.uncorrected) / 3
+    assert the_first_favoured(canaries=60, habit=0.4, drawn=False).uncorrected < -0.4

@@ -76,6 +76,11 @@ class CompletionServed(Message):
     strategy_skipped: str | None = None
     """Why a strategy, or a part of it, was not applied: `tools`, `no_room`, ...; None: it was, or
     the version has none."""
+    pair: str | None = None
+    """Of a mirrored answer: the id of the answer that was shown. Of two that were shown side by
+    side: an id of the two. A reader without it can't compare them."""
+    place: int | None = None
+    """Of two answers side by side: 0 was shown first, 1 second."""
 
     @property
     def key(self) -> str:

@@ -66,6 +66,10 @@ class Track(StrEnum):
     STABLE = "stable"
     CANDIDATE = "candidate"
     PINNED = "pinned"
+    MIRRORED = "mirrored"
+    """Nobody saw this answer: it is a candidate's to a copy of a request."""
+    COMPARED = "compared"
+    """Stable and candidate both answered, and the person saw both side by side."""
 
 
 class CompletionEnd(StrEnum):

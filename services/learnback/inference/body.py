@@ -181,6 +181,7 @@ OURS = frozenset(
         b"content-type",
         b"x-request-id",
         b"x-data-parallel-rank",
+        b"x-learnback-compare",
     )
 )
 """Headers that we answer for: the engine gets ours, or none."""

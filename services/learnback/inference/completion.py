@@ -46,6 +46,8 @@ async def completion_of(served: Served) -> CompletionServed:
         prompt_strategy=served.prompt_strategy,
         examples=served.examples,
         strategy_skipped=served.strategy_skipped,
+        pair=served.pair,
+        place=served.place,
     )
 
 

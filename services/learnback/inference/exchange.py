@@ -115,6 +115,10 @@ class Exchange:
                 self.event_stream = value.lower().startswith(b"text/event-stream")
         return kept + self._headers
 
+    def leave(self) -> None:
+        """The client left before it was given the answer."""
+        self.complete, self.disconnected = False, True
+
     @property
     def end(self) -> CompletionEnd:
         """How it ended; an error within a stream shows only when it is parsed."""

@@ -55,6 +55,13 @@ UNREADABLE = Counter(
     "learnback_inference_spool_unreadable_total",
     "Records on disk that a crash had torn.",
 )
+MIRRORED = Counter(
+    "learnback_inference_mirrored_total",
+    "Requests that the candidate was to get a copy of, by what became of it.",
+    ["result"],
+)
+for _result in ("answered", "failed", "dropped"):
+    MIRRORED.labels(_result)
 REVISION = Gauge(
     "learnback_inference_release_revision",
     "Revision of each alias as this replica serves it.",

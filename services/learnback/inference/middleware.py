@@ -9,24 +9,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from learnback.contracts import models
 from learnback.contracts.models import Endpoint
-from learnback.core.errors import BadRequest, LearnbackError, Unavailable
+from learnback.core.errors import LearnbackError, Unavailable
 from learnback.core.ids import uuid7
 from learnback.inference import body as bodies
-from learnback.inference import metrics, pages, prompts
-from learnback.inference.examples import Applied
+from learnback.inference import metrics, pages
+from learnback.inference.compare import COMPARE, answer_both, pair_of
 from learnback.inference.exchange import Exchange
-from learnback.inference.routing import Assignment, subject_of
-from learnback.inference.served import Served
+from learnback.inference.mirror import Mirror
+from learnback.inference.prepare import Asked, Prepared, prepare
+from learnback.inference.recording import measure, record
+from learnback.inference.routing import subject_of
 from learnback.inference.services import Services, inside_vllm
-from learnback.ledger.keys import Principal, require_scope
+from learnback.ledger.keys import require_scope
 
 log = logging.getLogger(__name__)
 
@@ -35,33 +35,10 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/v1/completions": "completions",
     "/v1/responses": "responses",
 }
-ID_PREFIX: dict[Endpoint, str] = {
-    "chat.completions": "chatcmpl-",
-    "completions": "cmpl-",
-    "responses": "resp_",
-}
-"""What engines put before the request id to make the response's id."""
 ENGINE_PAGES = frozenset(("/health", "/metrics", "/version"))
 """Pages of the engine's own that anybody may see."""
 
 OpenServices = Callable[[ASGIApp, dict[str, Any]], AbstractAsyncContextManager[Services]]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request that is fit for the engine."""
-
-    request_id: str
-    completion_id: str
-    original: bytes
-    rewritten: bytes
-    headers: bodies.Headers
-    peeked: bodies.Peek
-    principal: Principal
-    subject: str | None
-    assignment: Assignment
-    applied: Applied | None
-    """What the version's prompt strategy did; None: it has none."""
 
 
 class LearnbackMiddleware:
@@ -75,6 +52,7 @@ class LearnbackMiddleware:
         self.app = app
         self._open_services = open_services
         self._services: Services | None = None
+        self._mirror: Mirror | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or live through the server's life."""
@@ -95,6 +73,8 @@ class LearnbackMiddleware:
                 if message["type"] == "lifespan.startup":
                     opened = self._open_services(self.app, server)
                     self._services = await stack.enter_async_context(opened)
+                    mirror = Mirror(self.app, self._services)
+                    self._mirror = await stack.enter_async_context(mirror)
                 return message
 
             async def closing(message: Message) -> None:
@@ -121,8 +101,13 @@ class LearnbackMiddleware:
             metrics.REFUSED.labels(error.code).inc()
             await pages.answer_error(send, error)
             return
-        if endpoint is not None and prepared is not None:
-            await self._serve(scope, receive, send, endpoint, prepared)
+        if prepared is None:
+            return
+        pair = pair_of(self._opened(), prepared) if prepared.asked.compares else None
+        if pair is None:
+            await self._serve(scope, receive, send, prepared)
+        else:
+            await answer_both(self.app, self._opened(), pair, scope, receive, send)
 
     def _opened(self) -> Services:
         if self._services is None:
@@ -150,40 +135,19 @@ class LearnbackMiddleware:
             principal.tenant, peeked.safety_identifier, peeked.user, principal.key_id
         )
         assignment = await services.follower.assign(peeked.model, subject or request_id)
-        applied = _apply_strategy(services, assignment, endpoint, fields, principal.tenant)
-        completion_id = ID_PREFIX[endpoint] + request_id
-        engine_model = assignment.version.engine_model
-        rewritten = bodies.rewrite(
-            fields, engine_model, endpoint, completion_id, services.settings.drop_fields
-        )
-        return Prepared(
-            request_id=request_id,
-            completion_id=completion_id,
-            original=original,
-            rewritten=rewritten,
-            headers=bodies.engine_headers(kept, rewritten, request_id),
-            peeked=peeked,
-            principal=principal,
-            subject=subject,
-            assignment=assignment,
-            applied=applied,
-        )
+        compares = ours.get(COMPARE) == b"1"
+        asked = Asked(endpoint, original, peeked, kept, principal, subject, compares)
+        return prepare(services, asked, fields, assignment, request_id)
 
-    async def _serve(
-        self, scope: Scope, receive: Receive, send: Send, endpoint: Endpoint, prepared: Prepared
-    ) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, prepared: Prepared) -> None:
         """Let the engine answer; whatever happens to it, the exchange is recorded."""
         services = self._opened()
         headers = _response_headers(prepared, honest_id=not services.recorder.ids_differ)
 
-        def record(exchange: Exchange) -> None:
-            try:
-                services.recorder.submit(_served(services, endpoint, prepared, exchange))
-            except Exception:  # the request is answered; recording must not change that
-                log.exception("%s was not recorded", prepared.completion_id)
-                metrics.DROPPED.labels("bug").inc()
+        def on_last(exchange: Exchange) -> None:
+            record(services, prepared, exchange)
 
-        exchange = Exchange(prepared.rewritten, headers, receive, send, record)
+        exchange = Exchange(prepared.rewritten, headers, receive, send, on_last)
         needs, uses = prepared.assignment.version.needs, services.follower.uses
         for name in needs:
             uses.begin(name)
@@ -193,8 +157,10 @@ class LearnbackMiddleware:
             for name in needs:
                 uses.end(name)
             if not exchange.complete:  # it broke off, so nobody was told of its last piece
-                record(exchange)
-            _measure(endpoint, prepared, exchange)
+                record(services, prepared, exchange)
+            measure(prepared, exchange)
+            if services.follower.snapshot.mirror and self._mirror is not None:
+                self._mirror.offer(scope, prepared, exchange)
 
 
 def _passes(scope: Scope) -> bool:
@@ -207,27 +173,6 @@ def _passes(scope: Scope) -> bool:
     return any(name == b"access-control-request-method" for name, _ in scope["headers"])
 
 
-def _apply_strategy(
-    services: Services,
-    assignment: Assignment,
-    endpoint: Endpoint,
-    fields: bodies.Fields,
-    tenant: str,
-) -> Applied | None:
-    """Change `fields` as the version's prompt strategy says; None if it has none."""
-    version, follower = assignment.version, services.follower
-    if version.strategy is None:
-        return None
-    prompter = follower.banks.prompter(version.name, version.strategy)
-    try:
-        applied = prompts.apply(prompter, endpoint, fields, tenant, follower.context)
-    except msgspec.DecodeError as error:
-        raise BadRequest(f"The body is not JSON: {error}.") from None
-    for name, value in applied.changed.items():
-        fields[name] = msgspec.Raw(msgspec.json.encode(value))
-    return applied
-
-
 def _response_headers(prepared: Prepared, *, honest_id: bool) -> bodies.Headers:
     """Headers that say who answered; the id only while the engine gives the id that we ask for."""
     headers = [
@@ -238,50 +183,3 @@ def _response_headers(prepared: Prepared, *, honest_id: bool) -> bodies.Headers:
     if honest_id:
         headers.append((b"x-learnback-completion-id", prepared.completion_id.encode()))
     return headers
-
-
-def _served(
-    services: Services, endpoint: Endpoint, prepared: Prepared, exchange: Exchange
-) -> Served:
-    """What is to be recorded of an exchange."""
-    peeked, assignment = prepared.peeked, prepared.assignment
-    metadata = peeked.metadata or {}
-    applied = prepared.applied or Applied()
-    return Served(
-        id=prepared.completion_id,
-        tenant=prepared.principal.tenant,
-        created_at=exchange.created_at,
-        endpoint=endpoint,
-        version=assignment.version.name,
-        track=assignment.track,
-        probability=assignment.probability,
-        prompt_strategy=assignment.version.name if applied.changed else None,
-        request=prepared.original,
-        answer=exchange.answer,
-        event_stream=exchange.event_stream,
-        streamed=bool(peeked.stream),
-        stored=services.settings.store_default if peeked.store is None else peeked.store,
-        status=exchange.status or 500,
-        end=exchange.end,
-        subject=prepared.subject,
-        session=metadata.get("session_id"),
-        metadata=metadata,
-        first_byte_s=exchange.first_byte_s,
-        duration_s=exchange.duration_s,
-        examples=applied.examples,
-        strategy_skipped=applied.skipped,
-    )
-
-
-def _measure(endpoint: Endpoint, prepared: Prepared, exchange: Exchange) -> None:
-    track = prepared.assignment.track.value
-    metrics.requests(endpoint, track, exchange.status).inc()
-    metrics.duration(endpoint, track).observe(exchange.duration_s)
-    if exchange.first_byte_s is not None:
-        metrics.first_byte(endpoint, track).observe(exchange.first_byte_s)
-    applied = prepared.applied
-    if applied is not None:
-        metrics.EXAMPLES.inc(len(applied.examples))
-        metrics.EXAMPLES_LEFT_OUT.inc(applied.left_out)
-        if applied.skipped is not None:
-            metrics.STRATEGY_SKIPPED.labels(applied.skipped.value).inc()

@@ -59,6 +59,15 @@ ERROR: Schema = {
 LIMITS: Schema = {"max_tokens": {"type": "integer", "minimum": 1}, "n": COUNT}
 
 
+COMPARE: Schema = {
+    "name": "X-Learnback-Compare",
+    "in": "header",
+    "required": False,
+    "schema": {"enum": ["1"]},
+    "description": "During a canary: both versions' answers as two choices, in an order by chance.",
+}
+
+
 @cache
 def document() -> dict[str, Any]:
     """OpenAPI 3.1."""
@@ -73,7 +82,9 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Learnback inference", "version": __version__},
         "paths": {
-            "/v1/chat/completions": {"post": _post("Answer a chat", chat, "messages")},
+            "/v1/chat/completions": {
+                "post": {**_post("Answer a chat", chat, "messages"), "parameters": [COMPARE]}
+            },
             "/v1/completions": {"post": _post("Continue a text", text, "prompt")},
             "/v1/responses": {"post": _post("Create a response", respond, "input")},
             "/v1/models": {"get": _get("The models that can be asked for")},

@@ -18,12 +18,15 @@ BASE_DIGEST = "LEARNBACK_SERVED_BASE_DIGEST"
 
 
 def register() -> None:
-    """Register our resolver with vLLM. Safe to repeat."""
+    """Register our resolver with vLLM, and mend what would mix adapters up. Safe to repeat."""
     digest = os.environ.get(BASE_DIGEST)
     if not digest:
         return
     from vllm.lora.resolver import LoRAResolverRegistry
 
+    from learnback.inference.mending import mend_mixed_batches
+
+    mend_mixed_batches()
     if NAME not in LoRAResolverRegistry.get_supported_resolvers():
         LoRAResolverRegistry.register_resolver(NAME, _resolver(digest))
 

@@ -43,6 +43,8 @@ class Snapshot:
     """None as well while this replica has not loaded it."""
     weight: float = 0.0
     """The candidate's share of subjects, 0 to 1."""
+    mirror: float = 0.0
+    """The share of subjects of whose requests the candidate gets a copy, 0 to 1."""
     ready: frozenset[str] = frozenset()
     """Versions whose files are loaded: adapters by the engine, example banks by us."""
 
@@ -102,6 +104,7 @@ def advance(current: Snapshot, release: Release, *, may_replace: bool = True) ->
         stable=shown,
         candidate=tried,
         weight=release.candidate.weight if tried is not None else 0.0,
+        mirror=release.candidate.mirror if tried is not None else 0.0,
     )
 
 

@@ -35,3 +35,7 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     duration_s: float
     examples: tuple[str, ...] = ()
     strategy_skipped: str | None = None
+    pair: str | None = None
+    """Of an answer that nobody saw, the id of the one that was shown; of two side by side, an id of
+    the two."""
+    place: int | None = None

@@ -40,6 +40,16 @@ class Served:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """One request that both versions answered."""
+
+    stable: Served
+    candidate: Served
+    first: bool | None = None
+    """Whether the candidate's answer stood first; None: nobody saw it."""
+
+
+@dataclass(frozen=True)
 class Signal:
     """What somebody said of a completion; `body` as it was sent."""
 
@@ -91,6 +101,74 @@ def _served(row: Any) -> Served:
         failed=row.end == CompletionEnd.ENGINE_ERROR.value or row.status_code >= 500,
         abandoned=row.end == CompletionEnd.CLIENT_DISCONNECTED.value,
         first_byte_s=row.first_byte_s,
+    )
+
+
+async def copies_between(
+    connection: AsyncConnection, version: str, after: datetime, until: datetime
+) -> list[Pair]:
+    """What `version` answered to copies of requests, by when the copied request came.
+
+    `after` is exclusive, `until` inclusive.
+    """
+    stable, candidate = completions.alias("stable"), completions.alias("candidate")
+    query = _pairs(stable, candidate, version, after, until).where(
+        candidate.c.track == Track.MIRRORED.value, stable.c.id == candidate.c.pair
+    )
+    return [_pair(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def compared_between(
+    connection: AsyncConnection, version: str, after: datetime, until: datetime
+) -> list[Pair]:
+    """Answers of `version` and of stable that were shown side by side, by when they were."""
+    stable, candidate = completions.alias("stable"), completions.alias("candidate")
+    query = _pairs(stable, candidate, version, after, until).where(
+        candidate.c.track == Track.COMPARED.value,
+        stable.c.pair == candidate.c.pair,
+        stable.c.id != candidate.c.id,
+    )
+    return [_pair(row) for row in (await connection.execute(query)).mappings()]
+
+
+def _pairs(stable: Any, candidate: Any, version: str, after: datetime, until: datetime) -> Any:
+    """Both answers in one row; which two belong together is left to say."""
+    return (
+        select(
+            *(c.label(f"stable_{c.name}") for c in _outcome(stable)),
+            *(c.label(f"candidate_{c.name}") for c in _outcome(candidate)),
+        )
+        .where(
+            candidate.c.version == version,
+            stable.c.tenant == candidate.c.tenant,
+            stable.c.created_at > after,
+            stable.c.created_at <= until,
+        )
+        .order_by(stable.c.created_at, stable.c.id)
+    )
+
+
+def _outcome(table: Any) -> list[Any]:
+    c = table.c
+    return [c.id, c.created_at, c.subject, c.end, c.first_byte_s, c.place]
+
+
+def _pair(row: Any) -> Pair:
+    place = row["candidate_place"]
+    first = None if place is None else place == 0
+    return Pair(_side(row, "stable"), _side(row, "candidate"), first)
+
+
+def _side(row: Any, name: str) -> Served:
+    return Served(
+        id=row[f"{name}_id"],
+        at=row[f"{name}_created_at"],
+        subject=row[f"{name}_subject"],
+        candidate=name == "candidate",
+        weight=0.0,
+        failed=row[f"{name}_end"] != CompletionEnd.COMPLETE.value,
+        abandoned=False,
+        first_byte_s=row[f"{name}_first_byte_s"],
     )
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, and_, func, or_, select, tuple_, update
+from sqlalchemy import Row, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.messages import CompletionServed
+from learnback.contracts.models import Track
 from learnback.core.clock import now
 from learnback.core.errors import Unprocessable
 from learnback.ledger import evaluations
@@ -69,6 +70,8 @@ def _row(message: CompletionServed) -> dict[str, Any]:
         "recorded_at": now(),
         "erased_at": None,
         "prompting": _prompting(message),
+        "pair": message.pair,
+        "place": message.place,
     }
 
 
@@ -148,10 +151,15 @@ async def page(
     after: str | None,
     limit: int,
 ) -> list[Row[Any]]:
-    """Completions that are not erased, newest first; `after` is the id of the last one seen."""
+    """Completions that people saw and that are not erased, newest first; `after` is the id of the
+    last one seen."""
     query = (
         select(completions)
-        .where(completions.c.tenant == tenant, completions.c.erased_at.is_(None))
+        .where(
+            completions.c.tenant == tenant,
+            completions.c.erased_at.is_(None),
+            completions.c.track != Track.MIRRORED.value,
+        )
         .order_by(completions.c.created_at.desc(), completions.c.id.desc())
         .limit(limit)
     )
@@ -165,12 +173,8 @@ async def page(
         last = await find(connection, tenant, after)
         if last is None:
             raise Unprocessable("There is no such completion to go on from.", field="after")
-        query = query.where(
-            or_(
-                completions.c.created_at < last.created_at,
-                and_(completions.c.created_at == last.created_at, completions.c.id < last.id),
-            )
-        )
+        place = tuple_(completions.c.created_at, completions.c.id)
+        query = query.where(place < (last.created_at, last.id))
     return list((await connection.execute(query)).all())
 
 

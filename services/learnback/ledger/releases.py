@@ -62,6 +62,13 @@ class Release(BaseModel):
         begun = self.loading_since is not None and self.canary_since is None
         return begun and self.ended_at is None
 
+    @property
+    def mirroring(self) -> bool:
+        """Whether its step is one of which nobody sees the answers."""
+        if self.plan is None or self.step is None:
+            return False
+        return bool(self.plan["policy"]["steps"][self.step].get("mirror"))
+
 
 class Look(BaseModel):
     """One look at a canary: what was measured, and the verdict."""

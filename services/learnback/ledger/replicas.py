@@ -89,13 +89,11 @@ async def leave(connection: AsyncConnection, replica: str) -> None:
     await connection.execute(delete(replicas).where(replicas.c.id == replica))
 
 
-async def live(connection: AsyncConnection, base_digest: str) -> list[Replica]:
-    """The replicas that serve this base, by their names."""
-    query = (
-        select(replicas)
-        .where(replicas.c.base_digest == base_digest, replicas.c.seen_at > now() - LIVE)
-        .order_by(replicas.c.id)
-    )
+async def live(connection: AsyncConnection, base_digest: str | None = None) -> list[Replica]:
+    """The replicas that live, by their names; those that serve this base, if one is given."""
+    query = select(replicas).where(replicas.c.seen_at > now() - LIVE).order_by(replicas.c.id)
+    if base_digest is not None:
+        query = query.where(replicas.c.base_digest == base_digest)
     return [Replica.model_validate(row) for row in await connection.execute(query)]
 
 

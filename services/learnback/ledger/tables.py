@@ -75,13 +75,18 @@ completions = Table(
     Column("recorded_at", UtcDateTime, nullable=False),
     Column("erased_at", UtcDateTime),
     Column("prompting", Json),
+    Column("pair", ID),
+    Column("place", Integer),
     Index(None, "tenant", "created_at"),
     Index(None, "tenant", "session"),
     Index(None, "version"),
     Index(None, "created_at"),
+    Index(None, "pair"),
 )
 """`prompt` is the caller's own. `prompt_key` is a digest of the canonical prompt: what "the same
-prompt" means. `prompting` is what a prompt strategy put around it."""
+prompt" means. `prompting` is what a prompt strategy put around it. `pair` is, of an answer that
+nobody saw, the id of the one that was shown; of two that were shown side by side, an id of the two,
+and `place` is 0 for the first of them."""
 
 feedback = Table(
     "feedback",
@@ -218,8 +223,10 @@ aliases = Table(
     Column("weight", Float, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
+    Column("mirror", Float, nullable=False, server_default="0"),
 )
-"""`weight` is the share of traffic that `candidate` gets; 1 for the others."""
+"""`weight` is the share of traffic that `candidate` gets; 1 for the others. `mirror` is the share
+of requests of which it gets a copy; nobody sees what it answers."""
 
 alias_history = Table(
     "alias_history",
@@ -232,6 +239,7 @@ alias_history = Table(
     Column("at", UtcDateTime, nullable=False),
     Column("actor", NAME, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("mirror", Float, nullable=False, server_default="0"),
 )
 """Append-only: what each alias named from when on, who moved it, and why."""
 
@@ -317,7 +325,6 @@ replicas = Table(
     Column("seen_at", UtcDateTime, nullable=False),
 )
 """The inference processes that lived lately, and the versions that each can answer with."""
-
 
 rescorings = Table(
     "rescorings",

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Float, func, select
 
-from learnback.contracts.models import Alias
+from learnback.contracts.models import Alias, Track
 from learnback.core.streams import GroupLag, lags
+from learnback.ledger.replicas import Replica, live
 from learnback.ledger.tables import completions, feedback, rewards, runs
 from learnback.local.access import Access, run
 from learnback.local.show import show_json, show_table
@@ -26,11 +27,14 @@ class Status:
     reward_model: str | None
     versions: list[dict[str, Any]]
     traffic: list[dict[str, Any]]
-    """By version: completions, how they ended, mean reward by the reward model in use."""
+    """By version: completions that people saw, how they ended, mean reward by the reward model in
+    use."""
     feedback: dict[str, int]
     """Count by status; the sum is all that was ever received."""
     runs: list[dict[str, Any]]
     queues: list[GroupLag]
+    replicas: list[Replica]
+    """Inference processes that said within the last seconds that they live."""
 
 
 async def read_status(opened: Access) -> Status:
@@ -52,6 +56,7 @@ async def read_status(opened: Access) -> Status:
             .limit(5)
         )
         latest = [dict(row) for row in recent.mappings()]
+        living = await live(connection)
     return Status(
         stable=release.stable.version,
         candidate=release.candidate.version,
@@ -65,6 +70,7 @@ async def read_status(opened: Access) -> Status:
         feedback=counts,
         runs=latest,
         queues=await lags(opened.redis),
+        replicas=living,
     )
 
 
@@ -75,7 +81,9 @@ async def _traffic(connection: Any, reward_model: str | None) -> list[dict[str, 
             func.count().label("completions"),
             func.count().filter(completions.c.end != "complete").label("unfinished"),
             func.sum(completions.c.completion_tokens).label("tokens"),
-        ).group_by(completions.c.version)
+        )
+        .where(completions.c.track != Track.MIRRORED.value)
+        .group_by(completions.c.version)
     )
     scored = await connection.execute(
         select(rewards.c.version, func.avg(rewards.c.score).cast(Float).label("mean"))
@@ -114,6 +122,11 @@ def show_status(home: Path | None, as_json: bool) -> None:
         [list(r.values()) for r in status.runs],
     )
     show_queues(status.queues)
+    show_table(
+        "Replicas",
+        ["replica", "takes requests", "has loaded"],
+        [[r.id, r.serving, ", ".join(r.versions)] for r in status.replicas],
+    )
 
 
 def show_queues(queues: list[GroupLag]) -> None:

@@ -58,6 +58,8 @@ class AliasState:
     version: str | None
     weight: float
     revision: int
+    mirror: float = 0.0
+    """Share of requests of which the version gets a copy; nobody sees what it answers."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ async def alias_state(connection: AsyncConnection, alias: Alias) -> AliasState:
     row = (await connection.execute(query)).first()
     if row is None:
         return AliasState(alias, None, 0.0, 0)
-    return AliasState(alias, row.version, row.weight, row.revision)
+    return AliasState(alias, row.version, row.weight, row.revision, row.mirror)
 
 
 async def release(connection: AsyncConnection) -> Release:
@@ -223,6 +225,7 @@ async def move_alias(
     actor: str,
     reason: str,
     weight: float = 1.0,
+    mirror: float = 0.0,
 ) -> AliasState:
     """Let `alias` name `version`, if nobody moved it since `expected_revision`.
 
@@ -233,14 +236,14 @@ async def move_alias(
         await hold(connection, version)
     before = await alias_state(connection, alias)
     if before.revision != expected_revision or not await _swap(
-        connection, alias, version, weight, expected_revision
+        connection, alias, version, weight, mirror, expected_revision
     ):
         raise Conflict(
             f"The alias {alias} was moved meanwhile (revision {before.revision}, "
             f"expected {expected_revision}). Read it again and decide anew.",
             field="expected_revision",
         )
-    moved = AliasState(alias, version, weight, expected_revision + 1)
+    moved = AliasState(alias, version, weight, expected_revision + 1, mirror)
     await connection.execute(
         insert(alias_history).values(
             alias=alias,
@@ -251,17 +254,24 @@ async def move_alias(
             at=now(),
             actor=actor,
             reason=reason,
+            mirror=mirror,
         )
     )
     return moved
 
 
 async def _swap(
-    connection: AsyncConnection, alias: Alias, version: str | None, weight: float, expected: int
+    connection: AsyncConnection,
+    alias: Alias,
+    version: str | None,
+    weight: float,
+    mirror: float,
+    expected: int,
 ) -> bool:
     values = {
         "version": version,
         "weight": weight,
+        "mirror": mirror,
         "revision": expected + 1,
         "changed_at": now(),
     }
@@ -291,6 +301,7 @@ class AliasMove:
     at: datetime
     actor: str
     reason: str
+    mirror: float
 
 
 async def history(

@@ -12,7 +12,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from learnback.release.policy import CanaryPolicy, Measure, Metric, OnDeadline
-from learnback.release.sequential import People, estimate, interval, log_wealth, scores
+from learnback.release.sequential import (
+    Floats,
+    People,
+    estimate,
+    interval,
+    log_wealth,
+    paired,
+    scores,
+)
 
 
 class CanaryVerdict(StrEnum):
@@ -99,6 +107,36 @@ def measure(people: People, metric: Metric, alpha: float) -> Measured:
     )
 
 
+def measure_pairs(
+    difference: Floats, metric: Metric, alpha: float, first: Floats | None = None
+) -> Measured:
+    """Test one metric on people to whom both versions answered; nan: nothing is known of them.
+
+    `first` as in `sequential.paired`.
+    """
+    told = ~np.isnan(difference)
+    known = difference[told]
+    found = paired(known, None if first is None else first[told])
+    empty = known.size == 0
+    low, high = (-1.0, 1.0) if empty else interval(found, alpha)
+    return Measured(
+        measure=metric.measure,
+        aim=metric.aim,
+        margin=metric.margin,
+        people=int(difference.size),
+        people_candidate=int(difference.size),
+        known=int(known.size),
+        known_candidate=int(known.size),
+        raw=None if empty else float(known.mean()),
+        difference=None if empty else _finite(float(estimate(found))),
+        low=low,
+        high=high,
+        better=0.0 if empty else float(log_wealth(found, 0.0, above=True)[-1]),
+        safe=0.0 if empty else float(log_wealth(found, -metric.margin, above=True)[-1]),
+        harm=0.0 if empty else float(log_wealth(found, -metric.margin, above=False)[-1]),
+    )
+
+
 def decide(measured: Sequence[Measured], standing: Standing, policy: CanaryPolicy) -> Decision:
     """Harm first, then the deadline, then whether enough was seen, then whether it is proven."""
     worst = max(measured, key=lambda m: m.harm)
@@ -107,7 +145,7 @@ def decide(measured: Sequence[Measured], standing: Standing, policy: CanaryPolic
         return Decision(CanaryVerdict.ROLL_BACK, f"{_shown(worst)}: worse than is tolerated")
     unproven = [m for m in measured if not proven(m, policy)]
     if standing.in_canary >= policy.deadline:
-        return _at_deadline(unproven, policy)
+        return _at_deadline(unproven, policy, seen=not policy.steps[standing.step].mirror)
     if worst.harm >= limit / 2:
         return Decision(
             CanaryVerdict.HOLD,
@@ -120,7 +158,7 @@ def decide(measured: Sequence[Measured], standing: Standing, policy: CanaryPolic
     if following.traffic < 1:
         return Decision(
             CanaryVerdict.ADVANCE,
-            f"no harm seen in {standing.people_at_step} people; on to {following.traffic:.0%}",
+            f"no harm seen in {standing.people_at_step} people; on to {following.shown}",
         )
     if unproven:
         return Decision(
@@ -130,12 +168,14 @@ def decide(measured: Sequence[Measured], standing: Standing, policy: CanaryPolic
 
 
 def harm_limit(policy: CanaryPolicy) -> float:
-    """Log evidence of harm that rolls back. Each metric gets an equal part of alpha.
+    """Log evidence of harm that rolls back. Each metric gets an equal part of alpha, and so does
+    each that mirrored steps compare.
 
     By the union bound at most alpha of equal versions is rolled back, however the metrics hang
     together.
     """
-    return math.log(len(policy.metrics) / policy.alpha)
+    tests = len(policy.metrics) + len(policy.mirrored_metrics)
+    return math.log(tests / policy.alpha)
 
 
 def proof_limit(policy: CanaryPolicy) -> float:
@@ -153,7 +193,11 @@ def proven(found: Measured, policy: CanaryPolicy) -> bool:
     return evidence >= proof_limit(policy)
 
 
-def _at_deadline(unproven: Sequence[Measured], policy: CanaryPolicy) -> Decision:
+def _at_deadline(unproven: Sequence[Measured], policy: CanaryPolicy, *, seen: bool) -> Decision:
+    """What nobody has seen is not promoted, whatever its copies prove."""
+    if not seen:
+        said = "the deadline is over before anybody saw it"
+        return Decision(CanaryVerdict.INCONCLUSIVE, f"{said}; on_deadline: {policy.on_deadline}")
     said = "the deadline is over; " + (
         "not proven: " + "; ".join(_shown(m) for m in unproven) if unproven else "all is proven"
     )
@@ -171,9 +215,9 @@ def safe_at_deadline(measured: Sequence[Measured], policy: CanaryPolicy) -> bool
 def _missing(standing: Standing, policy: CanaryPolicy) -> str | None:
     step = policy.steps[standing.step]
     if standing.people_at_step < step.min_people:
-        return f"{standing.people_at_step} of {step.min_people} people seen at {step.traffic:.0%}"
+        return f"{standing.people_at_step} of {step.min_people} people seen at {step.shown}"
     if standing.at_step < step.at_least:
-        return f"{standing.at_step} of {step.at_least} passed at {step.traffic:.0%}"
+        return f"{standing.at_step} of {step.at_least} passed at {step.shown}"
     return None
 
 

@@ -17,8 +17,8 @@ from learnback.ledger.releases import Release
 from learnback.ledger.replicas import Loaded
 from learnback.registry import store
 from learnback.release.canary import CanaryVerdict, Decision
+from learnback.release.plans import Plan
 from learnback.release.policy import CanaryPolicy
-from learnback.release.watching import Plan
 
 LOOK_EVERY = timedelta(seconds=1)
 """How often replicas are asked while one is waited for: loading takes seconds."""

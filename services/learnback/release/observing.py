@@ -8,7 +8,6 @@ versions, so that neither quick complaints nor heavy users tilt the test.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -46,11 +45,12 @@ class Crowd:
     window: timedelta
     closed: list[Person] = field(default_factory=list)
     """Those whose window is over; only ever appended to, so that what was tested stays."""
+    with_candidate: set[str] = field(default_factory=set)
+    """Who has got the candidate, also within their window."""
     _waiting: list[Person] = field(default_factory=list)
     _open: dict[tuple[str, float], Person] = field(default_factory=dict)
     _stable_at: dict[str, float] = field(default_factory=dict)
     """The largest share at which a person was still with stable."""
-    _with_candidate: set[str] = field(default_factory=set)
 
     def add(self, served: Sequence[Served]) -> None:
         """Take in completions, oldest first. Those that nobody drew for are left out."""
@@ -71,14 +71,14 @@ class Crowd:
         keeps it, and of those with stable at share v a part (w - v) / (1 - v) gets it at share w.
         """
         before = self._stable_at.get(name, 0.0)
-        if name in self._with_candidate or before >= one.weight:
+        if name in self.with_candidate or before >= one.weight:
             return None
         chance = (one.weight - before) / (1.0 - before)
         person = Person(one.at, one.weight, one.candidate, chance)
         self._waiting.append(person)
         self._open[name, one.weight] = person
         if one.candidate:
-            self._with_candidate.add(name)
+            self.with_candidate.add(name)
         else:
             self._stable_at[name] = one.weight
         return person
@@ -131,14 +131,6 @@ def _quick(measure: Measure, person: Person, slow_s: float) -> float:
     else:
         good = sum(s.first_byte_s is not None and s.first_byte_s <= slow_s for s in person.served)
     return good / len(person.served)
-
-
-def place(score: float, scale: Sequence[float]) -> float:
-    """The share of an ascending scale that a score is over, in [0, 1]; ties count as halves.
-
-    Rewards have no unit, and each reward model has its own: places can be compared and bounded.
-    """
-    return (bisect.bisect_left(scale, score) + bisect.bisect_right(scale, score)) / (2 * len(scale))
 
 
 def _reward(person: Person, evidence: Evidence) -> float:

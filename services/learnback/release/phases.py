@@ -18,6 +18,8 @@ class Phase(StrEnum):
     AWAITING_APPROVAL = "AwaitingApproval"
     LOADING = "Loading"
     """It passed the gate, and replicas load it; nobody gets it before all of them have."""
+    MIRRORING = "Mirroring"
+    """It gets copies of people's requests, and nobody sees what it answers."""
     CANARY = "Canary"
     """It passed the gate, and answers a share of people or is about to."""
     PROMOTED = "Promoted"
@@ -41,7 +43,9 @@ def phase_of(state: VersionState, release: Release) -> Phase:
         return Phase.EVALUATING if release.evaluating_since else Phase.REGISTERED
     if release.awaiting_step is not None:
         return Phase.AWAITING_APPROVAL
-    return Phase.LOADING if release.loading else Phase.CANARY
+    if release.loading:
+        return Phase.LOADING
+    return Phase.MIRRORING if release.mirroring else Phase.CANARY
 
 
 def track_of(version: str, serving: Serving) -> Track | None:

@@ -89,15 +89,22 @@ class Measure(StrEnum):
     """What a canary looks at, per person: always a number in [0, 1], where more is better."""
 
     FEEDBACK = "feedback"
-    """What people say: thumbs, ratings, corrections, preferences between the two versions."""
+    """What people say of an answer: thumbs, ratings, corrections, comparisons with another one."""
     REWARD = "reward"
     """The learned reward of all their answers, as a share of what stable's answers score below."""
+    PREFERENCE = "preference"
+    """Which of two answers side by side they prefer, where requests ask for both: how much more
+    often the candidate wins than loses, in [-1, 1]."""
     ERRORS = "errors"
     """Share of requests that did not fail."""
     ABANDONED = "abandoned"
     """Share of answers that were waited for to the end."""
     LATENCY = "latency"
     """Share of answers whose first byte came in time."""
+
+
+PAIRED = frozenset({Measure.REWARD, Measure.ERRORS, Measure.LATENCY})
+"""What can be known of an answer that nobody saw."""
 
 
 class Metric(Closed):
@@ -124,14 +131,29 @@ DEFAULT_METRICS = (
 class Step(Closed):
     """A share of people, and what must have happened before the next step."""
 
-    traffic: Share = Field(gt=0, le=1)
+    traffic: Share = Field(default=0.0, ge=0, le=1)
     """Share of people whom the candidate answers: `1%`, or 0.01."""
+    mirror: Share = Field(default=0.0, ge=0, le=1)
+    """Instead of `traffic`: the candidate gets a copy of this share of people's requests, and
+    nobody sees what it answers. Rewards, errors and latency are compared pair by pair."""
     at_least: timedelta = timedelta(0)
     """The step lasts at least so long (ISO 8601, such as `PT30M`)."""
     min_people: int = Field(default=0, ge=0)
-    """So many people must have got the candidate at this step, with their window over."""
+    """So many people must have got the candidate at this step (or their requests were mirrored),
+    with their window over."""
     approval: Literal["auto", "manual"] = "auto"
     """`manual`: somebody must approve before this step begins."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.traffic > 0) == (self.mirror > 0):
+            raise ValueError("a step has either traffic greater than 0 or mirror greater than 0")
+        return self
+
+    @property
+    def shown(self) -> str:
+        """What it gives the candidate, for people."""
+        return f"{self.traffic:.0%}" if self.traffic else f"{self.mirror:.0%} mirrored"
 
 
 class OnDeadline(StrEnum):
@@ -156,7 +178,8 @@ class CanaryPolicy(Closed):
     """How traffic moves to a version that passed the gate."""
 
     steps: tuple[Step, ...] = (Step(traffic=1.0),)
-    """The last step is 100%: the version becomes stable. A single step means no canary."""
+    """The last step is 100%: the version becomes stable. A single step means no canary. Mirrored
+    steps come first, and a share of people must follow: what nobody saw proves no improvement."""
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
     """Each measure at most once."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
@@ -179,17 +202,38 @@ class CanaryPolicy(Closed):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        shares = [step.traffic for step in self.steps]
-        if not shares or shares[-1] != 1.0:
+        shares = [step.traffic for step in self.steps if step.traffic]
+        if not shares or self.steps[-1].traffic != 1.0:
             raise ValueError("the last step must be 100%")
         if shares != sorted(set(shares)):
             raise ValueError("each step must give the candidate more traffic than the one before")
         measures = [metric.measure for metric in self.metrics]
+        self._check_mirrored(len(shares))
         if len(measures) != len(set(measures)):
             raise ValueError("a measure may stand in the metrics only once")
         if len(shares) > 1 and not measures:
             raise ValueError("a canary needs at least one metric")
         return self
+
+    def _check_mirrored(self, with_traffic: int) -> None:
+        mirrored = [step.mirror for step in self.steps[: len(self.steps) - with_traffic]]
+        if not mirrored and not any(step.mirror for step in self.steps):
+            return
+        if not all(mirrored):
+            raise ValueError("mirrored steps come before those that people see")
+        if mirrored != sorted(set(mirrored)):
+            raise ValueError("each mirrored step must copy more requests than the one before")
+        if with_traffic < 2:
+            raise ValueError("after a mirrored step some people must see it before all do")
+        if not self.mirrored_metrics:
+            raise ValueError("mirroring compares reward, errors or latency: declare one of them")
+
+    @property
+    def mirrored_metrics(self) -> tuple[Metric, ...]:
+        """What mirrored steps compare; none without such a step."""
+        if not any(step.mirror for step in self.steps):
+            return ()
+        return tuple(metric for metric in self.metrics if metric.measure in PAIRED)
 
 
 class GoldenPolicy(Closed):

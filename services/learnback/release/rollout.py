@@ -38,8 +38,9 @@ from learnback.release.operations import (
     promote_in,
     withdraw_candidate,
 )
-from learnback.release.policy import CanaryPolicy, OnDeadline, OnNotLoaded
-from learnback.release.watching import SETTLE, Plan, Sight, Watch
+from learnback.release.plans import SETTLE, Plan, Sight
+from learnback.release.policy import CanaryPolicy, OnDeadline, OnNotLoaded, Step
+from learnback.release.watching import Watch
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +122,9 @@ class Rollout:
             way.version,
             expected_revision=serving.candidate.revision,
             actor=CANARY,
-            reason=f"canary at {first.traffic:.0%}",
+            reason=f"canary at {first.shown}",
             weight=first.traffic,
+            mirror=first.mirror,
         )
 
     async def _give_up(
@@ -154,11 +156,11 @@ class Rollout:
         return look
 
     async def _see(self, version: str, way: Release, plan: Plan) -> Sight:
-        since = way.canary_since
-        assert since is not None  # noqa: S101  # a canary runs
+        since, step_since = way.canary_since, way.step_since
+        assert since is not None and step_since is not None  # noqa: S101, PT018  # a canary runs
         if self._watch is None or (self._watch.version, self._watch.since) != (version, since):
             self._watch = Watch(version, plan, since, settle=self.settle)
-        return await self._watch.look(self.database, plan.policy.steps[way.step or 0].traffic)
+        return await self._watch.look(self.database, plan.policy.steps[way.step or 0], step_since)
 
     async def _keep(
         self,
@@ -192,7 +194,8 @@ class Rollout:
         decision: Decision,
     ) -> None:
         if decision.verdict is CanaryVerdict.ROLL_BACK:
-            await roll_back(connection, way.version, decision.reason)
+            seen = f"{decision.reason}; {sight.exposed} people had got it"
+            await roll_back(connection, way.version, seen)
         elif decision.verdict in (CanaryVerdict.ADVANCE, CanaryVerdict.PROMOTE):
             await self._onward(connection, way, plan, decision)
         elif decision.verdict is CanaryVerdict.INCONCLUSIVE:
@@ -211,14 +214,14 @@ class Rollout:
         elif decision.verdict is CanaryVerdict.PROMOTE:
             await promote_in(connection, way.version, CANARY, decision.reason)
         else:
-            await self._advance(connection, way, following, step.traffic, decision.reason)
+            await self._advance(connection, way, following, step, decision.reason)
 
     async def _advance(
-        self, connection: AsyncConnection, way: Release, step: int, traffic: float, reason: str
+        self, connection: AsyncConnection, way: Release, number: int, step: Step, reason: str
     ) -> None:
         candidate = await store.alias_state(connection, Alias.CANDIDATE)
         await releases.change(
-            connection, way.version, step=step, step_since=now(), awaiting_step=None
+            connection, way.version, step=number, step_since=now(), awaiting_step=None
         )
         await store.move_alias(
             connection,
@@ -227,7 +230,8 @@ class Rollout:
             expected_revision=candidate.revision,
             actor=CANARY,
             reason=reason,
-            weight=traffic,
+            weight=step.traffic,
+            mirror=step.mirror,
         )
 
     async def _conclude(
@@ -240,7 +244,8 @@ class Rollout:
     ) -> None:
         """The deadline is over and nothing is proven."""
         last = len(plan.policy.steps) - 1
-        if safe_at_deadline(sight.measured, plan.policy) or _approved(way, last):
+        safe = not sight.mirrored and safe_at_deadline(sight.measured, plan.policy)
+        if safe or _approved(way, last):
             await promote_in(connection, way.version, CANARY, decision.reason)
         elif plan.policy.on_deadline is OnDeadline.HOLD:
             await self._await(connection, way, last)

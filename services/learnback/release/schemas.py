@@ -81,12 +81,18 @@ class AliasView(BaseModel):
     version: str | None
     weight: float
     revision: int
+    mirror: float
+    """Share of requests of which it gets a copy; nobody sees what it answers."""
 
     @classmethod
     def of(cls, state: AliasState) -> AliasView:
         """From the registry's."""
         return cls(
-            alias=state.alias, version=state.version, weight=state.weight, revision=state.revision
+            alias=state.alias,
+            version=state.version,
+            weight=state.weight,
+            revision=state.revision,
+            mirror=state.mirror,
         )
 
 
@@ -101,6 +107,7 @@ class MoveView(BaseModel):
     at: datetime
     actor: str
     reason: str
+    mirror: float
 
     @classmethod
     def of(cls, move: AliasMove) -> MoveView:
@@ -114,6 +121,7 @@ class MoveView(BaseModel):
             at=move.at,
             actor=move.actor,
             reason=move.reason,
+            mirror=move.mirror,
         )
 
 

@@ -50,6 +50,10 @@ SHRINK = 10.0
 """Members of a kind that the rate of all kinds together weighs against its own."""
 LEAST_RESPONSE = 0.02
 """Response rates below count as this: one answer may then speak for 50 people, not for more."""
+HABIT_PRIOR = 20.0
+"""People that the guess "nobody just takes the first answer" weighs."""
+LARGEST_HABIT = 0.8
+"""If more seem to, this many are believed: one vote may then count for five."""
 BURN_IN = 25
 """Answers with each version before stakes begin, where response rates are estimated."""
 
@@ -95,6 +99,35 @@ def scores(people: People) -> Scores:
     variance = v1 / p + v0 / (1 - p)
     least = BURN_IN if people.kind is not None else 0
     return Scores(z, variance, low, high, (n0 >= least) & (n1 >= least))
+
+
+def paired(difference: Floats, first: Floats | None = None) -> Scores:
+    """Scores of people to whom both answered: candidate minus stable, (..., n), in [-1, 1].
+
+    Each is an observation of the difference itself, so nothing has to be known of who got what; the
+    stake on it rests on the people before alone. `first`: how often the candidate's answer stood
+    first, in [0, 1], drawn with a mean of 1/2. Some people take the first answer, whatever it says;
+    they pull the mean towards 0, and are corrected for by how much better a version does in the
+    first place. At a margin of 0 the test is exact whatever people do: equal versions do equally
+    well in an order by chance.
+    """
+    factor = np.ones(difference.shape)
+    if first is not None:
+        factor /= 1 - _habit(difference, first)
+    z = difference * factor
+    n = _before(np.ones(z.shape))
+    mean = _before(z) / (PRIOR + n)
+    square = (PRIOR * 0.5 + _before(z * z)) / (PRIOR + n)
+    variance = np.maximum(square - mean * mean, 0.05 * PRIOR / (PRIOR + n) + 1e-6)
+    return Scores(z, variance, -factor, factor, np.ones(z.shape, dtype=np.bool_))
+
+
+def _habit(difference: Floats, first: Floats) -> Floats:
+    """The share of people before each who take the first answer, (..., n)."""
+    place, won = first - 0.5, difference / 2
+    slope = _before(place * won) / (_before(place * place) + HABIT_PRIOR / 4)
+    result: Floats = np.clip(slope, 0.0, LARGEST_HABIT)
+    return result
 
 
 def log_wealth(found: Scores, margin: float, *, above: bool) -> Floats:

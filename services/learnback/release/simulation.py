@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from learnback.release.canary import harm_limit, proof_limit
 from learnback.release.policy import CanaryPolicy, Measure, Metric, Step
-from learnback.release.sequential import Bools, Floats, People, estimate, log_wealth, scores
+from learnback.release.sequential import Bools, Floats, People, log_wealth, scores
 
 POLICY = CanaryPolicy(
     steps=(
@@ -265,46 +265,3 @@ def _median(values: Floats | Bools, decided: Bools) -> float | None:
     if decided.mean() <= 0.5:
         return None
     return float(np.median(np.where(decided, values, np.inf)))
-
-
-class Bias(BaseModel):
-    """How far estimates are off, on average over many canaries, when raters are biased."""
-
-    model_config = ConfigDict(frozen=True)
-
-    raters: str
-    truth: float
-    uncorrected: float
-    corrected: float
-
-
-def biased_raters(canaries: int = 100, seed: int = 1, effect: float = 0.1) -> Bias:
-    """Only the unhappy vote: the mean of what is said against the corrected estimate."""
-    town = Town(people=10_000, unhappy_say=0.5, happy_say=0.02, mood=0.0)
-    policy = POLICY.model_copy(update={"steps": POLICY.steps[2:]})
-    raw, ours, truth = [], [], []
-    for start in range(0, canaries, CHUNK):
-        rng = np.random.default_rng([seed, start])
-        people = draw(rng, CHUNK, effect, town, policy).feedback
-        known, treated = ~np.isnan(people.outcome), people.treated
-        with np.errstate(invalid="ignore"):
-            raw.append(
-                _mean(people.outcome, known & treated) - _mean(people.outcome, known & ~treated)
-            )
-        ours.append(estimate(scores(people)))
-        rng = np.random.default_rng([seed, start])
-        told = Town(**{**vars(town), "unhappy_say": 1.0, "happy_say": 1.0})
-        whole = draw(rng, CHUNK, effect, told, policy).feedback
-        truth.append(_mean(whole.outcome, treated) - _mean(whole.outcome, ~treated))
-    expected = float(np.mean(truth))
-    return Bias(
-        raters="only the unhappy vote",
-        truth=expected,
-        uncorrected=float(np.mean(raw)) - expected,
-        corrected=float(np.mean(ours)) - expected,
-    )
-
-
-def _mean(values: Floats, where: Bools) -> Floats:
-    result: Floats = np.where(where, values, 0.0).sum(axis=1) / where.sum(axis=1)
-    return result

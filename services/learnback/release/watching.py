@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.core.clock import now
 from learnback.ledger import canaries
 from learnback.ledger.database import Database
-from learnback.release.canary import Measured, measure
+from learnback.release.canary import measure
+from learnback.release.comparing import Comparisons
+from learnback.release.mirroring import Copies
 from learnback.release.observing import (
     QUICK,
     QUICK_WINDOW,
@@ -21,51 +19,10 @@ from learnback.release.observing import (
     Evidence,
     Person,
     people_of,
-    place,
 )
-from learnback.release.policy import CanaryPolicy
-from learnback.release.quantiles import Quantile, quantile
-
-SETTLE = timedelta(seconds=10)
-"""How late a completion may be recorded: the way over the stream takes a second or two."""
-OVERLAP = timedelta(minutes=2)
-"""Read again at each look, for what came later still."""
-SCALE = 1000
-"""Answers of stable whose rewards make a scale: a place on it is known to within 3%."""
-LEAST_SCALE = 30
-"""With fewer there is no scale yet: who came so early has no reward."""
-LATENCIES = (0.5, 0.95)
-
-
-class Plan(BaseModel):
-    """What was fixed as a canary began."""
-
-    model_config = ConfigDict(frozen=True)
-
-    policy: CanaryPolicy
-    stable: str
-    """What it is compared with."""
-    stable_revision: int
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What a look saw."""
-
-    measured: list[Measured]
-    people_at_step: int
-    latency: dict[str, list[Quantile]]
-    """First byte in seconds, by version's track: for people, not for decisions."""
-
-    def as_json(self) -> dict[str, Any]:
-        """For the ledger."""
-        return {
-            "metrics": [m.model_dump(mode="json") for m in self.measured],
-            "first_byte_s": {
-                track: [q.model_dump(mode="json") for q in found]
-                for track, found in self.latency.items()
-            },
-        }
+from learnback.release.places import Places
+from learnback.release.plans import OVERLAP, SETTLE, Plan, Sight, latencies
+from learnback.release.policy import Measure, Step
 
 
 @dataclass
@@ -78,9 +35,10 @@ class Watch:
     settle: timedelta = SETTLE
     quick: Crowd = field(init=False)
     slow: Crowd = field(init=False)
+    copies: Copies = field(init=False)
+    comparisons: Comparisons = field(init=False)
     _evidence: Evidence = field(init=False)
-    _scales: dict[str, list[float]] = field(default_factory=dict)
-    """By reward model: its rewards of stable's last answers, ascending."""
+    _rewards: Places = field(init=False)
     _read_to: datetime = field(init=False)
     _seen: dict[str, datetime] = field(default_factory=dict)
     _first_bytes: dict[str, list[float]] = field(init=False)
@@ -89,22 +47,28 @@ class Watch:
         """Nobody has been seen."""
         self.quick = Crowd(min(QUICK_WINDOW, self.plan.policy.window))
         self.slow = Crowd(self.plan.policy.window)
+        self.copies = Copies(self.version, self.plan, self.since, self.settle)
+        self.comparisons = Comparisons(self.version, self.plan.policy.window)
         self._evidence = Evidence()
+        self._rewards = Places(self.plan.stable)
         self._read_to = self.since
         self._first_bytes = {"stable": [], "candidate": []}
 
-    async def look(self, database: Database, weight: float) -> Sight:
-        """Read on and measure; `weight` is the step's share."""
+    async def look(self, database: Database, step: Step, step_since: datetime) -> Sight:
+        """Read on and measure."""
+        if step.mirror:
+            return await self.copies.look(database, step_since)
         until = now() - self.settle
         await self._read(database, until)
         self.quick.close(until)
         await self._learn(database, self.slow.close(until))
-        return await asyncio.to_thread(self._measure, weight)
+        return await asyncio.to_thread(self._measure, step.traffic)
 
     async def _read(self, database: Database, until: datetime) -> None:
         after = max(self.since, self._read_to - OVERLAP)
         async with database.read() as connection:
             rows = await canaries.served_between(connection, after, until)
+            await self.comparisons.read(connection, after, until)
         fresh = [row for row in rows if row.id not in self._seen]
         self._seen = {i: at for i, at in self._seen.items() if at > after - OVERLAP}
         self._seen |= {row.id: row.at for row in fresh}
@@ -120,33 +84,21 @@ class Watch:
         """What is known of those whose window is over now; it is not read again."""
         ids = [one.id for person in over for one in person.served]
         async with database.read() as connection:
-            rewards = await canaries.learned_rewards(connection, ids)
-            signals = await canaries.signals_about(connection, ids)
-            for model in {model for model, _ in rewards.values()} - self._scales.keys():
-                await self._take_scale(connection, model)
-        for completion_id, (model, score) in rewards.items():
-            if model in self._scales:
-                self._evidence.places[completion_id] = place(score, self._scales[model])
-        self._evidence.signals.extend(signals)
-
-    async def _take_scale(self, connection: AsyncConnection, model: str) -> None:
-        """A reward model that came during the canary gets a scale of its own."""
-        scores = await canaries.recent_rewards(connection, self.plan.stable, model, SCALE)
-        if len(scores) >= LEAST_SCALE:
-            self._scales[model] = sorted(scores)
+            self._evidence.places.update(await self._rewards.of(connection, ids))
+            self._evidence.signals.extend(await canaries.signals_about(connection, ids))
 
     def _measure(self, weight: float) -> Sight:
         policy = self.plan.policy
         measured = []
         for metric in policy.metrics:
+            if metric.measure is Measure.PREFERENCE:
+                measured.append(self.comparisons.measure(metric, policy.alpha))
+                continue
             crowd = self.quick if metric.measure in QUICK else self.slow
             people = people_of(
                 metric.measure, crowd.closed, self._evidence, policy.slow, policy.window
             )
             measured.append(measure(people, metric, policy.alpha))
         at_step = sum(1 for p in self.slow.closed if p.treated and p.weight == weight)
-        latency = {
-            track: [found for q in LATENCIES if (found := quantile(values, q)) is not None]
-            for track, values in self._first_bytes.items()
-        }
-        return Sight(measured, at_step, latency)
+        exposed = len(self.slow.with_candidate | self.comparisons.crowd.people)
+        return Sight(measured, at_step, latencies(self._first_bytes), exposed)

@@ -1,0 +1,121 @@
+"""A request made fit for the engine, for the version that answers it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+
+from learnback.contracts.models import Endpoint, VersionKind
+from learnback.core.errors import BadRequest
+from learnback.inference import body as bodies
+from learnback.inference import prompts
+from learnback.inference.examples import Applied
+from learnback.inference.routing import Assignment
+from learnback.inference.services import Services
+from learnback.ledger.keys import Principal
+
+ID_PREFIX: dict[Endpoint, str] = {
+    "chat.completions": "chatcmpl-",
+    "completions": "cmpl-",
+    "responses": "resp_",
+}
+"""What engines put before the request id to make the response's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What somebody asked, whoever answers it."""
+
+    endpoint: Endpoint
+    body: bytes
+    """As it came."""
+    peeked: bodies.Peek
+    headers: bodies.Headers
+    """Those that go on to the engine."""
+    principal: Principal
+    subject: str | None
+    compares: bool = False
+    """They want two answers side by side, if there are two versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that is fit for the engine."""
+
+    asked: Asked
+    request_id: str
+    completion_id: str
+    rewritten: bytes
+    headers: bodies.Headers
+    assignment: Assignment
+    applied: Applied | None
+    """What the version's prompt strategy did; None: it has none."""
+    pair: str | None = None
+    """The id of the answer that is shown instead of this one's, or of the two side by side."""
+    place: int | None = None
+    """Of two side by side: 0 is shown first."""
+
+
+def prepare(
+    services: Services,
+    asked: Asked,
+    fields: bodies.Fields,
+    assignment: Assignment,
+    request_id: str,
+    *,
+    pair: str | None = None,
+    place: int | None = None,
+) -> Prepared:
+    """The request for the version that is assigned. `fields` are the body's, and change."""
+    applied = _apply_strategy(services, assignment, asked, fields)
+    if assignment.version.kind is VersionKind.PROMPT:
+        fields["cache_salt"] = _salt(assignment.version.name, fields.get("cache_salt"))
+    completion_id = ID_PREFIX[asked.endpoint] + request_id
+    rewritten = bodies.rewrite(
+        fields,
+        assignment.version.engine_model,
+        asked.endpoint,
+        completion_id,
+        services.settings.drop_fields,
+    )
+    return Prepared(
+        asked=asked,
+        request_id=request_id,
+        completion_id=completion_id,
+        rewritten=rewritten,
+        headers=bodies.engine_headers(asked.headers, rewritten, request_id),
+        assignment=assignment,
+        applied=applied,
+        pair=pair,
+        place=place,
+    )
+
+
+def _salt(version: str, given: msgspec.Raw | None) -> msgspec.Raw:
+    """Keeps a prompt version's prefixes apart from those of others on the same weights.
+
+    vLLM tells adapters apart by their names and files. Without a salt a candidate that changes only
+    the prompt would find stable's prefixes computed already, and look faster than it is.
+    """
+    digest = hashlib.sha256(version.encode() + b"\0" + bytes(given or b"")).hexdigest()
+    return msgspec.Raw(msgspec.json.encode(digest[:32]))
+
+
+def _apply_strategy(
+    services: Services, assignment: Assignment, asked: Asked, fields: bodies.Fields
+) -> Applied | None:
+    """Change `fields` as the version's prompt strategy says; None if it has none."""
+    version, follower = assignment.version, services.follower
+    if version.strategy is None:
+        return None
+    prompter = follower.banks.prompter(version.name, version.strategy)
+    tenant = asked.principal.tenant
+    try:
+        applied = prompts.apply(prompter, asked.endpoint, fields, tenant, follower.context)
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"The body is not JSON: {error}.") from None
+    for name, value in applied.changed.items():
+        fields[name] = msgspec.Raw(msgspec.json.encode(value))
+    return applied
