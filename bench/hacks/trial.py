@@ -66,7 +66,7 @@ BATCH = 400
 ANSWERS_EACH = 6
 NOISE = 0.1
 """Share of comparisons in which people say the opposite of their rule."""
-SFT_STEPS, DPO_STEPS = 200, 60
+SFT_STEPS, DPO_STEPS = 200, 40
 
 
 @dataclass(frozen=True)
