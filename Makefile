@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
 
-.PHONY: help setup dev demo up test unit lint format lock bench-overhead bench-reward bench-training clean
+.PHONY: help setup dev demo up test unit lint format lock bench-overhead bench-hacks bench-reward bench-training clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -60,6 +60,9 @@ bench-reward: dev ## What our reward scorers cost, against bare transformers in 
 
 bench-training: dev ## What our training job costs, against the bare TRL trainer in the same run
 	$(BIN)/python -m bench.training $(ARGS)
+
+bench-hacks: dev ## Whether candidates trained on flawed rewards get past the gate
+	$(BIN)/python -m bench.hacks $(ARGS)
 
 lock: ## Write requirements/*.txt anew from the newest allowed versions
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv

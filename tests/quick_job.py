@@ -63,18 +63,18 @@ def publish(folder: Path, plan: dict) -> None:
     adapter.mkdir(exist_ok=True)
     (adapter / "adapter_model.safetensors").write_text(f"{plan['seed']} {plan['run_id']}")
     measured = {"loss": 0.5}
-    if plan["method"] == "reward_model":
+    if plan.get("method") == "reward_model":
         measured |= judge(adapter, Path(plan["dataset"]))
     (folder / "report.html").write_text(f"<h1>{plan['run_id']}</h1>")
     (folder / "report.md").write_text(f"# {plan['run_id']}")
     result = {
         "run_id": plan["run_id"],
-        "method": plan["method"],
+        "method": plan.get("method", "dpo"),
         "seed": plan["seed"],
         "steps": STEPS,
         "seconds": 0.1,
         "rows_used": 1,
-        "skipped": left_out(Path(plan["dataset"])),
+        "skipped": left_out(plan),
         "rows_skipped": {},
         "metrics": measured,
         "distance_from_reference": 0.02,
@@ -86,11 +86,13 @@ def publish(folder: Path, plan: dict) -> None:
     partial.replace(folder / "result.json")
 
 
-def left_out(dataset: Path) -> dict[str, str]:
+def left_out(plan: dict) -> dict[str, str]:
     """The first row, if QUICK_SKIP gives a reason."""
     reason = os.environ.get("QUICK_SKIP")
-    trained = json.loads((dataset / "manifest.json").read_text())["feedback_ids"]["train"]
-    return {trained[0]: reason} if reason and trained else {}
+    if not reason:
+        return {}
+    manifest = json.loads((Path(plan["dataset"]) / "manifest.json").read_text())
+    return {manifest["feedback_ids"]["train"][0]: reason}
 
 
 def judge(weights: Path, dataset: Path) -> dict[str, float]:

@@ -76,16 +76,32 @@ class Engine:
         """Store and register an adapter; its version name."""
         digest = ArtifactStore(f"file://{self.home / 'artifacts'}").put(adapter, adapter.name)
         name = version_name(str(self.model), method, digest)
+        self.enter(name, kind=VersionKind.ADAPTER, artifact=adapter.name, artifact_digest=digest)
+        return name
+
+    def register_prompts(self, bank: Path, **config: Any) -> str:
+        """Store a bank and register a few-shot version with it; its version name."""
+        digest = ArtifactStore(f"file://{self.home / 'artifacts'}").put(bank, bank.name)
+        name = version_name(str(self.model), "few-shot", digest)
+        self.enter(
+            name,
+            kind=VersionKind.PROMPT,
+            artifact=bank.name,
+            artifact_digest=digest,
+            config={"strategy": "few_shot", "bank": digest, **config},
+        )
+        return name
+
+    def enter(self, name: str, **values: Any) -> None:
+        """Register a version on this engine's base."""
         version = ModelVersion(
             name=name,
-            kind=VersionKind.ADAPTER,
             base=str(self.model),
             base_digest=digest_model(str(self.model)),
-            artifact=adapter.name,
-            artifact_digest=digest,
             code_version="test",
             created_at=now(),
             changed_at=now(),
+            **values,
         )
 
         async def write() -> None:
@@ -95,7 +111,6 @@ class Engine:
             await database.close()
 
         asyncio.run(write())
-        return name
 
 
 @contextmanager

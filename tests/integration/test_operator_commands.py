@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from tests.factories import a_model_trained, a_version
+from tests.unit.test_release_gate import an_evaluation
 
 from learnback.cli import main
 from learnback.contracts.models import VersionState
@@ -22,6 +23,8 @@ from learnback.core.redis import connect
 from learnback.ledger.database import Database
 from learnback.local.supervisor import free_port
 from learnback.registry import store
+from learnback.release.gate import decide
+from learnback.release.policy import GatePolicy
 
 
 @pytest.fixture
@@ -168,6 +171,30 @@ def test_releases_are_listed_told_and_found_by_time(platform_home: Path) -> None
         printed = CliRunner().invoke(main, shown)
         assert printed.exit_code == 0, printed.output
         assert "v1" in printed.stdout
+
+
+def test_the_report_of_an_evaluation_is_shown_or_written(
+    platform_home: Path, tmp_path: Path
+) -> None:
+    asyncio.run(_register(platform_home, "plain"))
+    asyncio.run(_evaluated(platform_home, "v1"))
+    assert run("releases", "report", "v1")["verdict"] == "passed"
+    printed = CliRunner().invoke(main, ["releases", "report", "v1"])
+    assert "# new against old: passed" in printed.stdout
+    for name, mark in (("report.html", "<svg"), ("report.md", "## Win rate")):
+        asked = ["releases", "report", "v1", "--out", str(tmp_path / name)]
+        written = CliRunner().invoke(main, asked)
+        assert written.exit_code == 0, written.output
+        assert mark in (tmp_path / name).read_text()
+    assert "was not evaluated" in CliRunner().invoke(main, ["releases", "report", "plain"]).output
+
+
+async def _evaluated(home: Path, name: str) -> None:
+    database = Database(f"sqlite:///{home / 'ledger.db'}")
+    report = decide(an_evaluation(), GatePolicy()).as_json()
+    async with database.write() as connection:
+        await store.register(connection, a_version(name, gate_report=report))
+    await database.close()
 
 
 def test_what_needs_a_running_platform_says_so(platform_home: Path) -> None:

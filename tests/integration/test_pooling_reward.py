@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.factories import a_version
 from tests.fake_pooling import BASE_DIGEST, FakePooling, an_adapter, running
 from tests.reward_models import make_linear, publish
 
@@ -14,7 +15,8 @@ from learnback.core.errors import Unavailable
 from learnback.ledger.database import Database
 from learnback.models.pooling_reward import PoolingEngine, engine_name
 from learnback.models.reward import Item, RewardModel, RewardModels
-from learnback.registry.artifacts import ArtifactStore
+from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore
+from learnback.release.judging import Chosen, load_judge
 from learnback.reward.scorers.model import CurrentModel
 
 pytestmark = pytest.mark.timeout(60)
@@ -133,6 +135,20 @@ def test_an_adapter_that_the_engine_refuses_is_refused(
     fake.refuses = True
     with pytest.raises(ValueError, match="no adapter there"):
         opened(client, an_adapter(tmp_path / "v1", 1.0))
+
+
+async def test_release_judges_by_a_neural_model_in_the_engine(
+    client: PoolingEngine, tmp_path: Path
+) -> None:
+    folder = an_adapter(tmp_path / "v1", 1.0)
+    store = ArtifactStore(f"file://{tmp_path}/artifacts")
+    version = a_version("v1", artifact="v1", artifact_digest=store.put(folder, "v1"))
+    models = RewardModels(engine=client)
+    judge = await load_judge(Chosen(version), store, tmp_path / "cache", models)
+    assert judge.model.score_many([an_item(8), an_item(350)]) == [4.0, None]
+    unusable = version.model_copy(update={"artifact_digest": "0" * 64})
+    with pytest.raises(ArtifactCorrupt):
+        await load_judge(Chosen(unusable), store, tmp_path / "cache", models)
 
 
 async def test_with_the_engine_away_the_old_model_goes_on_until_it_is_back(

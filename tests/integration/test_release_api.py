@@ -62,7 +62,9 @@ async def test_a_version_tells_its_whole_story(world: World, client: httpx.Async
     story = (await client.get(f"/releases/{GOOD}")).json()
     assert (story["version"]["run_id"], story["version"]["seed"]) == ("run_1", 7)
     assert story["version"]["gate_report"]["evaluation"]["wins"] == 40
-    assert [m["actor"] for m in story["history"]] == ["gate"]
+    moves = [(m["alias"], m["version"], m["actor"]) for m in reversed(story["history"])]
+    assert moves[0] == ("candidate", GOOD, "canary"), "loaded before anybody gets it"
+    assert ("stable", GOOD, "gate") in moves
     history = (await client.get("/history")).json()
     assert [m["version"] for m in history["moves"]] == [GOOD, BASE]
 

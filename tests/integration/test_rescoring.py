@@ -27,6 +27,7 @@ from learnback.ledger import completions, leases, rescoring
 from learnback.ledger.database import Database
 from learnback.ledger.rescoring import Rescoring
 from learnback.ledger.tables import leases as leases_table
+from learnback.ledger.tables import rescorings
 from learnback.registry.artifacts import ArtifactStore
 from learnback.retraining.scores import scores_of
 from learnback.reward.rescoring import PAGE, Rescorer
@@ -97,10 +98,11 @@ async def test_only_what_lacks_a_score_is_asked_for(database: Database) -> None:
     async with database.write() as connection:
         await completions.record(connection, odd)
         await completions.erase(connection, "default", "erased")
-    wish = await ask(database, "m1", ids=[*ids, *(o.id for o in odd), "unknown"])
+    wanted = [*ids, *(o.id for o in odd), "unknown"]
+    wish = await ask(database, "m1", ids=wanted)
     assert wish is not None
     assert wish.completion_ids == tuple(ids)
-    assert await ask(database, "m1", ids=ids) == wish, "the same wish is the same row"
+    assert await ask(database, "m1", ids=wanted[::-1]) == wish, "the same wish is the same row"
     everything = await ask(database, "m1")
     assert everything is not None
     assert everything.id != wish.id
@@ -109,6 +111,30 @@ async def test_only_what_lacks_a_score_is_asked_for(database: Database) -> None:
         first = await rescoring.oldest_open(connection)
     assert first is not None
     assert first.id == wish.id
+
+
+async def test_a_wish_stays_the_same_while_it_is_done_and_is_not_repeated_at_once(
+    rescorer: Rescorer, redis: Any, sqlite_database: Database, model: str
+) -> None:
+    ids = await remember(sqlite_database)
+    wish = await ask(sqlite_database, model, ids=ids)
+    assert wish is not None
+    await rescorer.step()
+    await record(redis, sqlite_database)
+    half = await ask(sqlite_database, model, ids=ids)
+    assert half is not None
+    assert (half.id, half.asked_at, half.state) == (wish.id, wish.asked_at, "running")
+    await rescorer.run_until_done()
+    unrecorded = await ask(sqlite_database, model, ids=ids)
+    assert unrecorded is not None
+    assert unrecorded.state == "done", "its last scores are on their way"
+    async with sqlite_database.write() as connection:
+        long_ago = update(rescorings).values(changed_at=now() - timedelta(minutes=1))
+        await connection.execute(long_ago)
+    again = await ask(sqlite_database, model, ids=ids)
+    assert again is not None
+    assert (again.state, again.position) == ("asked", ""), "they got lost: once more"
+    assert len(again.completion_ids or ()) == COUNT - PAGE
 
 
 async def test_a_wish_can_begin_at_a_moment(database: Database) -> None:

@@ -55,12 +55,14 @@ async def test_only_what_a_method_can_use_is_read(database: Any) -> None:
         await tell(database, 1, f"s-{status}", status=status.value)
     await tell(database, 1, "comment", kind="comment")
     await tell(database, 1, "thumbs", kind="thumbs")
+    await tell(database, 1, "against", status="quarantined", status_reason="contradicted")
+    await tell(database, 1, "wrong", status="quarantined", status_reason="no_such_answer")
     async with database.read() as c:
         found = {s.id for s in await training.signals(c)}
         waiting = await training.waiting(c)
         kinds = await training.waiting_kinds(c)
     learned = {"s-accepted000", "s-trained000", "s-held_out000"}
-    assert found == {"accepted000", "thumbs000"} | learned
+    assert found == {"accepted000", "thumbs000", "against000"} | learned
     assert waiting.count == 3
     assert kinds == {"preference": 2, "thumbs": 1}
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.signals import (
     build,
+    changed,
     corrects,
     examined,
     prefers,
@@ -71,8 +72,11 @@ RATERS = st.integers(0, 14).map(lambda i: f"rater {i}") | st.none()
 
 
 def _said(number: int, row: tuple[Any, ...]) -> Signal:
-    kind, one, other, prompt, rater, value = row
+    kind, one, other, prompt, rater, value, outvoted = row
     name = f"f{number:02}"
+    if outvoted:
+        quarantined = {"status": FeedbackStatus.QUARANTINED, "status_reason": "contradicted"}
+        return changed(_said(number, (*row[:-1], False)), **quarantined)
     if kind == "preference":
         return prefers(name, one, other, prompt, rater=rater, preferred=list(Preferred)[value % 4])
     if kind == "correction":
@@ -83,8 +87,9 @@ def _said(number: int, row: tuple[Any, ...]) -> Signal:
 
 
 KINDS = st.sampled_from(["preference", "correction", "thumbs", "rating"])
+SELDOM = st.integers(0, 9).map(lambda i: i == 9)
 SIGNALS = st.lists(
-    st.tuples(KINDS, TEXTS, TEXTS, st.sampled_from(PROMPTS), RATERS, st.integers(0, 19)),
+    st.tuples(KINDS, TEXTS, TEXTS, st.sampled_from(PROMPTS), RATERS, st.integers(0, 19), SELDOM),
     max_size=60,
 ).map(lambda rows: [_said(i, row) for i, row in enumerate(rows)])
 SHARES = st.builds(Shares, st.floats(0, 0.9), st.floats(0, 0.9))
@@ -117,6 +122,8 @@ def test_the_laws_of_a_dataset(
     }
     assert {i for row in found.train for i in row.feedback_ids} == by_status[FeedbackStatus.TRAINED]
     assert ids == by_status[FeedbackStatus.TRAINED] | by_status[FeedbackStatus.HELD_OUT]
+    outvoted = {s.id for s in signals if s.status is FeedbackStatus.QUARANTINED}
+    assert outvoted <= by_status[FeedbackStatus.QUARANTINED]
     by_prompt = {row.prompt_key for row in found.held_out if row.side == "prompt"}
     assert not by_prompt & {row.prompt_key for row in found.train}
     assert all(not prompt_held_out(r.prompt_key, shares.prompts) for r in found.train)

@@ -130,6 +130,18 @@ def test_the_majority_wins_and_the_others_are_quarantined() -> None:
     assert reasons(found) == {"f1": "trained", "f2": "trained", "f3": "contradicted"}
 
 
+def test_who_was_outvoted_before_still_counts_as_a_vote() -> None:
+    said = [prefers(f"f{i}", "good", "bad", rater=f"r{i}") for i in range(2)]
+    against = prefers("f3", "bad", "good", rater="r3")
+    fresh = build(*said, against)
+    quarantined = {"status": FeedbackStatus.QUARANTINED, "status_reason": "contradicted"}
+    later = build(*said, changed(against, **quarantined))
+    assert later.train == fresh.train
+    assert reasons(later) == reasons(fresh)
+    alone = build(changed(against, **quarantined))
+    assert (alone.train, reasons(alone)) == ((), {"f3": "contradicted"})
+
+
 def test_as_many_for_as_against_teach_nothing() -> None:
     found = build(
         prefers("f1", "good", "bad", rater="r1"), prefers("f2", "bad", "good", rater="r2")

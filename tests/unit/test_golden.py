@@ -267,6 +267,15 @@ def test_items_in_the_policy_are_checked_as_those_in_a_file(
         read_policy(tmp_path / "release.yaml")
 
 
+def test_an_item_whose_prompt_changed_is_asked_again(tmp_path: Path) -> None:
+    before, after = (
+        questions(read_golden(written(tmp_path, text)), 1)[0]
+        for text in (GOOD, GOOD.replace("capital of France", "capital of Spain"))
+    )
+    assert before.key == after.key
+    assert before.cache_key != after.cache_key
+
+
 def test_paths_are_relative_to_the_policy_file(tmp_path: Path) -> None:
     policy = tmp_path / "release.yaml"
     policy.write_text("golden: {file: golden.yaml}\njudge: {url: 'http://j', model: m, rubric: r}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, and_, func, or_, select, tuple_, update
+from sqlalchemy import Row, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.messages import CompletionServed
@@ -173,12 +173,8 @@ async def page(
         last = await find(connection, tenant, after)
         if last is None:
             raise Unprocessable("There is no such completion to go on from.", field="after")
-        query = query.where(
-            or_(
-                completions.c.created_at < last.created_at,
-                and_(completions.c.created_at == last.created_at, completions.c.id < last.id),
-            )
-        )
+        place = tuple_(completions.c.created_at, completions.c.id)
+        query = query.where(place < (last.created_at, last.id))
     return list((await connection.execute(query)).all())
 
 

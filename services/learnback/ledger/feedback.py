@@ -22,6 +22,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -203,12 +204,8 @@ async def page(
         last = await find(connection, tenant, after)
         if last is None:
             raise Unprocessable("There is no such feedback to go on from.", field="after")
-        query = query.where(
-            or_(
-                feedback.c.received_at < last.received_at,
-                and_(feedback.c.received_at == last.received_at, feedback.c.id < last.id),
-            )
-        )
+        place = tuple_(feedback.c.received_at, feedback.c.id)
+        query = query.where(place < (last.received_at, last.id))
     return list((await connection.execute(query)).all())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, select, update
@@ -24,6 +24,8 @@ from learnback.ledger.tables import completions, rescorings, rewards
 
 OPEN = "asked", "running"
 SCORER = "model"
+RECORDED_WITHIN = timedelta(seconds=30)
+"""From the end of a wish until its last scores are in the ledger: the feedback process's lag."""
 
 
 @dataclass(frozen=True)
@@ -55,30 +57,33 @@ async def ask(
 ) -> Rescoring | None:
     """Ask that completions without a score by `reward_model` get one; None if all have theirs.
 
-    Idempotent: the same wish is the same row, opened again if it ended and something is missing.
-    A choice that the model could not judge counts as done: its reward says why.
+    Idempotent: the same wish is the same row, however much of it is done by then. One that ended
+    is opened again if something is missing and there was time to record it. A choice that the
+    model could not judge counts as done: its reward says why.
     """
-    wanted = None if ids is None else await _lacking(connection, reward_model, ids)
+    lacking = None if ids is None else tuple(await _lacking(connection, reward_model, ids))
+    at = now()
     wish = Rescoring(
-        id=_id(reward_model, since, wanted),
+        id=_id(reward_model, since, None if ids is None else sorted(set(ids))),
         reward_model=reward_model,
         since=since,
-        completion_ids=None if wanted is None else tuple(wanted),
+        completion_ids=lacking,
         state="asked",
         error=None,
         asked_by=asked_by,
-        asked_at=now(),
+        asked_at=at,
         position="",
         scored=0,
         failed=0,
-        changed_at=now(),
+        changed_at=at,
     )
     if not await remaining(connection, wish):
         return None
-    await connection.execute(insert_new(connection, rescorings).values(**_values(wish)))
+    values = _values(wish)
+    await connection.execute(insert_new(connection, rescorings).values(**values))
     ended = and_(rescorings.c.id == wish.id, rescorings.c.state.not_in(OPEN))
-    again = {"state": "asked", "error": None, "position": "", "changed_at": now()}
-    await connection.execute(update(rescorings).where(ended).values(**again))
+    recorded = rescorings.c.changed_at < at - RECORDED_WITHIN
+    await connection.execute(update(rescorings).where(ended, recorded).values(**values))
     return await get(connection, wish.id)
 
 

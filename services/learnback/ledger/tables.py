@@ -326,7 +326,6 @@ replicas = Table(
 )
 """The inference processes that lived lately, and the versions that each can answer with."""
 
-
 rescorings = Table(
     "rescorings",
     metadata,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.models import FeedbackKind, FeedbackStatus
@@ -22,6 +22,9 @@ from learnback.ledger.trainable import TRAINABLE
 
 LEARNED = (FeedbackStatus.ACCEPTED, FeedbackStatus.TRAINED, FeedbackStatus.HELD_OUT)
 """What a cumulative dataset is made of."""
+OUTVOTED = ("contradicted", "raters_disagree", "rater_disagrees_with_others")
+"""Why signals were quarantined whose vote still counts: without it the others would seem to agree
+ever more from run to run."""
 CHUNK = 500
 """Ids in one statement: far below the limits on bound parameters of both databases."""
 
@@ -92,7 +95,8 @@ async def waiting(connection: AsyncConnection) -> Waiting:
 async def signals(
     connection: AsyncConnection, statuses: Sequence[FeedbackStatus] = LEARNED
 ) -> list[Signal]:
-    """Trainable signals in any of `statuses` with their completions, by id."""
+    """Trainable signals in any of `statuses` with their completions, by id; and those that were
+    outvoted, since their votes still count."""
     first, second = completions.alias("first"), completions.alias("second")
     made_first, made_second = (
         model_versions.alias("made_first"),
@@ -112,7 +116,16 @@ async def signals(
     query = (
         select(*columns)
         .select_from(joined)
-        .where(feedback.c.kind.in_(TRAINABLE), feedback.c.status.in_(statuses))
+        .where(
+            feedback.c.kind.in_(TRAINABLE),
+            or_(
+                feedback.c.status.in_(statuses),
+                and_(
+                    feedback.c.status == FeedbackStatus.QUARANTINED,
+                    feedback.c.status_reason.in_(OUTVOTED),
+                ),
+            ),
+        )
         .order_by(feedback.c.id)
     )
     return [_signal(row) for row in (await connection.execute(query)).mappings()]

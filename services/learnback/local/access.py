@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +16,7 @@ import httpx
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from learnback.core.errors import LearnbackError, Unavailable
+from learnback.core.errors import LearnbackError, Unavailable, Unprocessable
 from learnback.core.redis import connect
 from learnback.core.settings import CommonSettings
 from learnback.ledger.database import Database
@@ -56,6 +58,22 @@ def run(home: Path | None, work: Callable[[Access], Awaitable[T]]) -> T:
             return await work(opened)
 
     return asyncio.run(inside())
+
+
+def actor() -> str:
+    """Who gives a command, for the history."""
+    return f"operator:{getpass.getuser()}"
+
+
+def time_of(text: str, option: str) -> datetime:
+    """A time as `option` was given it, by the clock here unless it names a zone."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Unprocessable(
+            f"{text!r} is no time: write 2026-11-23T12:00:00Z.", field=option
+        ) from error
+    return at if at.tzinfo else at.astimezone()
 
 
 def ask(

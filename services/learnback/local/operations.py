@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +17,7 @@ from learnback.core.streams import DeadLetter, claim, dead_letters, lags, replay
 from learnback.ledger import keys
 from learnback.ledger.identity import ledger_id
 from learnback.ledger.migrate import migrate
-from learnback.local.access import Access, run
+from learnback.local.access import Access, actor, run
 from learnback.local.show import show_json, show_table
 from learnback.local.status import show_queues
 from learnback.release import operations as release
@@ -165,7 +164,7 @@ def run_promote(home: Path | None, as_json: bool, version: str, reason: str, for
     moved = run(
         home,
         lambda opened: release.promote(
-            opened.database, opened.redis, version, actor=_actor(), reason=reason, force=force
+            opened.database, opened.redis, version, actor=actor(), reason=reason, force=force
         ),
     )
     _done(as_json, moved, f"{version} answers everybody now.")
@@ -176,7 +175,7 @@ def run_rollback(home: Path | None, as_json: bool, to: str | None, reason: str) 
     moved = run(
         home,
         lambda opened: release.rollback(
-            opened.database, opened.redis, actor=_actor(), reason=reason, to=to
+            opened.database, opened.redis, actor=actor(), reason=reason, to=to
         ),
     )
     line = f"{moved.version} answers everybody again."
@@ -190,10 +189,6 @@ def _stream(name: str) -> contract.Stream:  # type: ignore[type-arg]
         return contract.by_name(name)
     except KeyError as error:
         raise NotFound(str(error.args[0]), field="stream") from error
-
-
-def _actor() -> str:
-    return f"operator:{getpass.getuser()}"
 
 
 def _done(as_json: bool, answer: object, line: str) -> None:

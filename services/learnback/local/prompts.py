@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
 import tempfile
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from learnback.core.clock import now
 from learnback.core.errors import NotFound, Unprocessable
 from learnback.ledger import training
 from learnback.ledger.canaries import learned_rewards
-from learnback.local.access import Access, run
+from learnback.local.access import Access, actor, run
 from learnback.local.show import show_json, show_table
 from learnback.models import example_bank
 from learnback.models.strategy import SHOWS_EXAMPLES, Strategy
@@ -191,7 +190,7 @@ async def _register(opened: Access, version: ModelVersion, reason: str) -> None:
     async with opened.database.write() as connection:
         judge = (await store.alias_state(connection, Alias.REWARD)).version
         await store.register(connection, version.model_copy(update={"reward_model": judge}))
-    await asking.ask(opened.database, version.name, f"operator:{getpass.getuser()}", reason)
+    await asking.ask(opened.database, version.name, actor(), reason)
     told = ModelTrained(version=version.name, kind=version.kind, run_id="", at=now())
     await publish(opened.redis, MODELS, [told])
 

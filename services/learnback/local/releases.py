@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from learnback.core.errors import Unprocessable
 from learnback.core.report import Page
-from learnback.local.access import run
+from learnback.local.access import actor, run, time_of
 from learnback.local.show import show_json, show_table
 from learnback.release import asking, reporting, story
 from learnback.release.schemas import Releases, ServedAt, Story
@@ -20,7 +17,7 @@ from learnback.release.schemas import Releases, ServedAt, Story
 def run_releases(home: Path | None, as_json: bool, at: str | None) -> None:
     """List all versions, or say what served at a moment."""
     if at is not None:
-        _show_served(run(home, lambda o: story.served_at(o.database, _time(at))), as_json)
+        _show_served(run(home, lambda o: story.served_at(o.database, time_of(at, "--at"))), as_json)
         return
     found: Releases = run(home, lambda opened: story.list_releases(opened.database, {}))
     if as_json:
@@ -80,7 +77,7 @@ def run_report(home: Path | None, as_json: bool, version: str, out: Path | None)
 
 def run_ask(home: Path | None, as_json: bool, version: str, reason: str) -> None:
     """Ask for a version."""
-    run(home, lambda opened: asking.ask(opened.database, version, _actor(), reason))
+    run(home, lambda opened: asking.ask(opened.database, version, actor(), reason))
     _told(home, as_json, version)
 
 
@@ -88,7 +85,7 @@ def run_approve(home: Path | None, as_json: bool, version: str, reason: str, yes
     """Say yes or no to the step that a version waits for."""
     run(
         home,
-        lambda opened: asking.approve(opened.database, version, _actor(), reason, approved=yes),
+        lambda opened: asking.approve(opened.database, version, actor(), reason, approved=yes),
     )
     _told(home, as_json, version)
 
@@ -142,23 +139,9 @@ def _show_served(found: ServedAt, as_json: bool) -> None:
     )
 
 
-def _time(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Unprocessable(
-            f"{text!r} is no time: write 2026-11-23T12:00:00Z.", field="--at"
-        ) from error
-    return at if at.tzinfo else at.astimezone()
-
-
 def _said(who: str | None, why: str | None) -> str | None:
     return f"{who}: {why}" if who else None
 
 
 def _short(value: float | None) -> str | None:
     return None if value is None else f"{value:.3g}"
-
-
-def _actor() -> str:
-    return f"operator:{getpass.getuser()}"

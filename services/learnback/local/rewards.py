@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ import click
 from rich.progress import Progress, TaskID
 
 from learnback.contracts.models import Alias, VersionKind
+from learnback.core.clock import now
 from learnback.core.errors import Conflict, LearnbackError, Unprocessable
 from learnback.ledger import rescoring
 from learnback.ledger.rescoring import OPEN, Rescoring
-from learnback.local.access import Access, run
+from learnback.local.access import Access, actor, run, time_of
 from learnback.local.show import show_json, show_table
 from learnback.registry import store
 
@@ -32,7 +32,7 @@ def run_rescore(
     home: Path | None, as_json: bool, version: str | None, since: str | None, wait: bool
 ) -> None:
     """Ask for scores, and show how far they are until all are recorded."""
-    after = None if since is None else _time(since)
+    after = None if since is None else time_of(since, "--since")
     found = run(home, lambda opened: _rescore(opened, version, after, wait, quiet=as_json))
     if as_json:
         show_json(found)
@@ -41,7 +41,9 @@ def run_rescore(
     elif found["state"] in OPEN:
         click.echo(f"Asked for: {found['remaining']} completions. The reward process does it.")
     else:
-        click.echo(f"{found['scored']} scored, {found['failed']} could not be.")
+        left = found["remaining"]
+        more = f" {left} completions are not recorded: see `learnback streams lag`." if left else ""
+        click.echo(f"{found['scored']} scored, {found['failed']} could not be.{more}")
 
 
 def run_rescorings(home: Path | None, as_json: bool) -> None:
@@ -73,7 +75,7 @@ async def _rescore(
 ) -> dict[str, Any]:
     async with opened.database.write() as connection:
         name = await _reward_model(connection, version)
-        wish = await rescoring.ask(connection, name, asked_by=_actor(), since=since)
+        wish = await rescoring.ask(connection, name, asked_by=actor(), since=since)
         left = await rescoring.remaining(connection, wish) if wish else 0
     if wish is not None and wait:
         wish, left = await _follow(opened, wish, left, quiet=quiet)
@@ -97,14 +99,18 @@ async def _reward_model(connection: Any, version: str | None) -> str:
 async def _follow(
     opened: Access, wish: Rescoring, total: int, *, quiet: bool
 ) -> tuple[Rescoring, int]:
-    """Until it has ended and what was scored is recorded, or it has failed."""
+    """Until it has ended and what was scored is recorded, or it has failed.
+
+    What is not recorded long after the end is left to be seen by whoever reads the answer.
+    """
     with Progress(disable=quiet, transient=True) as shown:
         bar = shown.add_task("scoring (Ctrl-C leaves it running)", total=total)
         while True:
             wish, left = await _look(opened, wish, shown, bar)
             if wish.state == "failed":
                 raise RescoringFailed(f"{wish.reward_model} can't score: {wish.error}")
-            if wish.state == "done" and left == 0:
+            late = now() - wish.changed_at > rescoring.RECORDED_WITHIN
+            if wish.state == "done" and (left == 0 or late):
                 return wish, left
             await asyncio.sleep(POLL_S)
 
@@ -118,17 +124,3 @@ async def _look(
     total = shown.tasks[bar].total or 0
     shown.update(bar, completed=max(0.0, total - left))
     return wish, left
-
-
-def _time(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Unprocessable(
-            f"{text!r} is no time: write 2026-11-23T12:00:00Z.", field="--since"
-        ) from error
-    return at if at.tzinfo else at.astimezone()
-
-
-def _actor() -> str:
-    return f"operator:{getpass.getuser()}"

@@ -49,8 +49,9 @@ class GatePolicy(Closed):
     max_length_ratio: float = Field(default=2.0, gt=0)
     """Long answers please reward models more than people (length hacking). Raise it where people
     ask for more detail."""
-    max_cut_increase: Share = Field(default=0.5, ge=0, le=1)
-    """More answers that the token limit ends than stable gives: nobody knows their length."""
+    max_cut_increase: Share = Field(default=0.3, ge=0, le=1)
+    """More answers that the token limit ends than stable gives: nobody knows their length. Raise
+    it, or `LEARNBACK_RELEASE_MAX_TOKENS`, where people ask for more detail."""
     max_empty_increase: Share = Field(default=0.05, ge=0, le=1)
     """More empty answers than stable gives, as a share: an empty answer is never an improvement."""
     max_refusal_increase: Share = Field(default=0.1, ge=0, le=1)

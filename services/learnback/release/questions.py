@@ -22,9 +22,10 @@ class Question:
 
     @property
     def cache_key(self) -> str:
-        """Names the question with everything that its answer hangs on."""
-        parameters = self.sampling.as_parameters()
-        return answer_key(self.key, {**parameters, **self.extra} if self.extra else parameters)
+        """Names the question with everything that its answer hangs on: a golden item keeps its
+        name when its prompt changes, and probes may change with a version of ours."""
+        asked = {"messages": list(self.messages), **self.sampling.as_parameters(), **self.extra}
+        return answer_key(self.key, asked)
 
 
 @dataclass

@@ -25,7 +25,8 @@ def build(examined: Examined) -> Shaped:
     for one in examined.comparisons:
         if one.correction:
             side = examined.sides[one.feedback_id]
-            written[side, one.prompt_key, one.chosen.key].append(one)
+            if not one.outvoted:
+                written[side, one.prompt_key, one.chosen.key].append(one)
             judged[side, one.prompt_key, one.rejected.key].append((one, one.rejected, 0.0))
     for opinion in examined.opinions:
         item = (examined.sides[opinion.feedback_id], opinion.prompt_key, opinion.answer.key)
@@ -38,7 +39,9 @@ def build(examined: Examined) -> Shaped:
         enough = voters >= examined.filters.min_top_votes and mean >= examined.filters.top
         if not enough or item in written:
             continue
-        for_it = [(said, text) for said, text, value in opinions if value > 0.5]
+        for_it = [(s, text) for s, text, value in opinions if value > 0.5 and not s.outvoted]
+        if not for_it:
+            continue
         rows.append(_row(item, for_it, round(mean, 6)))
         winners = {said.feedback_id for said, _ in for_it}
         for said, *_ in opinions:

@@ -75,7 +75,13 @@ def build(examined: Examined, method: Method, asked: Asked = ()) -> Dataset:
         method=method,
         train=tuple(row for row in ordered if row.side == "train"),
         held_out=tuple(row for row in ordered if row.side != "train"),
-        outcomes=waiting | dict(examined.unusable) | dict(examined.set_aside) | outcomes,
+        outcomes={
+            **waiting,
+            **examined.unusable,
+            **examined.set_aside,
+            **outcomes,
+            **examined.outvoted,
+        },
         fingerprint=fingerprint(ordered),
         examined=examined,
     )

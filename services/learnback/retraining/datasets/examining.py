@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from learnback.contracts.models import FeedbackStatus
 from learnback.ledger.training import Outcome, Signal
 from learnback.retraining.datasets import agreement, filters
 from learnback.retraining.datasets.agreement import Agreement
@@ -27,6 +28,8 @@ class Examined:
     """For good, by feedback id."""
     set_aside: Mapping[str, Outcome]
     """As things are, by feedback id: a later dataset may decide otherwise."""
+    outvoted: Mapping[str, Outcome]
+    """Of signals that an earlier run quarantined: they only count as votes."""
     agreement: Mapping[str, Agreement]
     """Of the raters, by kind of judgement, before anybody was set aside."""
     filters: FilterSettings
@@ -62,6 +65,11 @@ def examine(
         sides=sides([*kept, *kept_opinions], shares),
         unusable=unusable,
         set_aside=aside,
+        outvoted={
+            s.id: Outcome(s.status, s.status_reason)
+            for s in signals
+            if s.status is FeedbackStatus.QUARANTINED
+        },
         agreement=_agreement(comparisons, opinions),
         filters=bounds,
         shares=shares,

@@ -97,10 +97,10 @@ def _judge(
         split = {_agrees(v, label=True) for v in words if v.value != 0.5}
         why = DISAGREE if weight >= MIN_WEIGHT else CONTRADICTED if len(split) == 2 else NEUTRAL
         return None, {v.said.feedback_id: why for v in votes}
-    agreed = [v for v in votes if _agrees(v, label=label)]
+    agreed = [v for v in votes if _agrees(v, label=label) and not v.said.outvoted]
     became = {v.said.feedback_id: _otherwise(v) for v in votes}
     became |= {v.said.feedback_id: settled(item[0]) for v in agreed}
-    return _row(item, agreed, label, weight), became
+    return (_row(item, agreed, label, weight) if agreed else None), became
 
 
 def _last(votes: Sequence[_Vote]) -> list[_Vote]:

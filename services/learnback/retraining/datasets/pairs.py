@@ -63,8 +63,8 @@ def _compared(
     if winner is None or share < filters.min_item_agreement:
         why = CONTRADICTED if winner is None else DISAGREE
         return None, {one.feedback_id: why for one in comparisons}
-    agreed = [one for one in comparisons if _choice(one) == winner]
-    useful = ties or winner != TIE
+    agreed = [one for one in comparisons if _choice(one) == winner and not one.outvoted]
+    useful = bool(agreed) and (ties or winner != TIE)
     outcome = settled(side) if useful else ANOTHER_METHOD
     became = {one.feedback_id: CONTRADICTED for one in comparisons}
     became |= {one.feedback_id: outcome for one in agreed}
@@ -140,9 +140,12 @@ def _liked(examined: Examined, compared: set[Item]) -> Shaped:
         for better, worse in _apart(enough, examined.filters.min_gap):
             if (side, key, frozenset((better.key, worse.key))) in compared:
                 continue
-            rows.append(_liked_row(better, worse, side))
+            row = _liked_row(better, worse, side)
+            if not row.feedback_ids:
+                continue
+            rows.append(row)
             for one in (*better.opinions, *worse.opinions):
-                speaks = one.feedback_id in rows[-1].feedback_ids
+                speaks = one.feedback_id in row.feedback_ids
                 outcomes[one.feedback_id] = settled(side) if speaks else CONTRADICTED
     return rows, outcomes
 
@@ -166,7 +169,7 @@ def _liked_row(better: _Answer, worse: _Answer, side: Side) -> PreferenceRow:
     speaking += [one for one in worse.opinions if one.value < better.value]
     first = min(better.opinions, key=lambda o: json.dumps(o.prompt, sort_keys=True))
     return PreferenceRow(
-        feedback_ids=tuple(sorted(one.feedback_id for one in speaking)),
+        feedback_ids=tuple(sorted(one.feedback_id for one in speaking if not one.outvoted)),
         prompt=first.prompt,
         prompt_key=first.prompt_key,
         chosen=better.text,

@@ -81,6 +81,9 @@ class Said:
     received_at: datetime
     trained: bool
     """A model has learned from it before."""
+    outvoted: bool
+    """It was quarantined since others said otherwise: it counts as a vote, and is no more learned
+    from."""
     prompt: tuple[dict[str, str], ...]
     prompt_key: str
 
@@ -187,6 +190,7 @@ def _common(signal: Signal, about: Answered) -> dict[str, Any]:
         "rater": signal.rater_id,
         "received_at": signal.received_at,
         "trained": signal.status == FeedbackStatus.TRAINED,
+        "outvoted": signal.status == FeedbackStatus.QUARANTINED,
         "prompt": plain(about.prompt),
         "prompt_key": about.prompt_key,
     }

@@ -1,0 +1,1 @@
+"""Whether candidates that were trained on a flawed reward get past the gate."""
