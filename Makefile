@@ -33,8 +33,9 @@ demo: setup ## The main job: a model gets better by what people prefer (ARGS="--
 up: setup ## The whole platform on this machine until Ctrl-C (ARGS="--model NAME")
 	@$(BIN)/learnback up $(ARGS)
 
+# One thread for each of the two: threads of torch that wait for each other spin.
 test: dev ## All tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/contract tests/integration tests/chart $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/contract tests/integration tests/chart $(ARGS)
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 unit: dev ## The tests that need nothing but milliseconds

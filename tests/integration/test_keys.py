@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, update
 from tests.conftest import wait_until
 
-from learnback import cli
+from learnback import cli_keys
 from learnback.contracts.models import Scope
 from learnback.core.clock import now
 from learnback.core.errors import (
@@ -233,4 +233,4 @@ async def test_a_scope_of_a_newer_version_is_left_out_and_locks_nobody_out(
 
 
 def test_the_command_line_knows_every_scope() -> None:
-    assert set(cli.SCOPES) == set(Scope)
+    assert set(cli_keys.SCOPES) == set(Scope)

@@ -56,7 +56,9 @@ def histories(draw: Any) -> list[AliasMove]:
         previous, times = None, sorted(draw(st.lists(ages, max_size=4)))
         for revision, at in enumerate(times, 1):
             version = draw(some_name)
-            moves.append(AliasMove(alias, revision, version, previous, 1.0, at, "test", "test"))
+            moves.append(
+                AliasMove(alias, revision, version, previous, 1.0, at, "test", "test", 0.0)
+            )
             previous = version
     return sorted(moves, key=lambda m: m.at, reverse=True)
 
@@ -179,7 +181,7 @@ def test_what_nobody_needs_is_taken() -> None:
     refused = a_version("refused", state=VersionState.REFUSED, artifact="refused", changed_at=old)
     left = a_version("left", state=VersionState.PROMOTED, artifact="left", changed_at=old)
     judge = a_version("judge", kind=VersionKind.REWARD_MODEL, artifact="judge", changed_at=old)
-    move = AliasMove(Alias.STABLE, 2, "base", "left", 1.0, old, "test", "test")
+    move = AliasMove(Alias.STABLE, 2, "base", "left", 1.0, old, "test", "test", 0.0)
     facts = Facts(at=AT, versions=[refused, left, judge], moves=[move])
     assert collectable(facts, RetentionSettings()) == ["judge", "left", "refused"]
 

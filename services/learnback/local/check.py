@@ -61,7 +61,7 @@ class Patience:
 
     def spent(self) -> float:
         """Seconds so far."""
-        return round(time.monotonic() - self.started, 2)
+        return round(time.monotonic() - self.started, 3)
 
     def left(self) -> float:
         """Seconds that one HTTP answer may take."""

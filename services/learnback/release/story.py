@@ -84,7 +84,7 @@ async def served_at(database: Database, at: datetime) -> ServedAt:
     return ServedAt(
         at=at,
         stable=MoveView.of(stable) if stable else None,
-        candidate=MoveView.of(candidate) if candidate else None,
+        candidate=MoveView.of(candidate) if candidate and candidate.version else None,
     )
 
 
