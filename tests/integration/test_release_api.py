@@ -74,7 +74,7 @@ async def test_what_served_at_any_moment(world: World, client: httpx.AsyncClient
     await world.candidate(GOOD, always(SHORT))
     await world.controller().look()
     served = (await client.get("/serving")).json()
-    assert (served["stable"]["version"], served["candidate"]["version"]) == (GOOD, None)
+    assert (served["stable"]["version"], served["candidate"]) == (GOOD, None)
     earlier = (await client.get("/serving", params={"at": before})).json()
     assert earlier["stable"]["version"] == BASE
     assert (await client.get("/serving", params={"at": "soon"})).status_code == 422
