@@ -47,7 +47,7 @@ async def acquire(
     if (await connection.execute(first)).rowcount == 1:
         return Lease(name, holder, 1)
     found = await connection.execute(select(leases).where(leases.c.name == name).with_for_update())
-    row = found.one()
+    row, at = found.one(), now()  # the row may have been waited for
     if row.holder != holder and row.expires_at > at:
         return None
     token = row.token if row.holder == holder else row.token + 1
