@@ -196,6 +196,7 @@ REFUSED = {
     "feedback.autoscaling.enabled=true,feedback.autoscaling.minReplicas=9": "minReplicas is above",
     "gateway.httpRoute.enabled=true": "belongs to no Gateway",
     "gateway.inferencePool.enabled=true": "needs an endpoint picker",
+    "inference.nodeSelector.a=x,training.nodeSelector.a=y": "must share a node with others",
     "release.settings.api_key=x": "release.settings.api_key is set by the chart",
     "training.jobSet.enabled=true,training.jobSet.replicas=2": "mounted on one only",
     "training.jobSet.enabled=true,training.enabled=false": "training.jobSet needs",

@@ -192,6 +192,11 @@ add LEARNBACK_FEEDBACK_PORT=tcp://... for our Services, which our settings would
 {{- or (eq (include "learnback.sqlite" .) "true") (eq (include "learnback.artifactsOnOneNode" .) "true") -}}
 {{- end -}}
 
+{{/* "true" where training Jobs must be on the node of the retraining process, since both write run folders. */}}
+{{- define "learnback.checkpointOnOneNode" -}}
+{{- and .Values.training.enabled (not (has "ReadWriteMany" .Values.training.checkpoint.accessModes)) -}}
+{{- end -}}
+
 {{- define "learnback.ledgerClaim" -}}
 {{- .Values.sqlite.persistence.existingClaim | default (printf "%s-ledger" (include "learnback.fullname" .)) -}}
 {{- end -}}

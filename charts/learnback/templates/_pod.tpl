@@ -41,53 +41,6 @@ imagePullSecrets:
 {{- include "learnback.placement" . }}
 {{- end -}}
 
-{{- define "learnback.placement" -}}
-{{- with .values.priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- with .values.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .values.tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with include "learnback.affinity" . | fromYaml }}
-affinity:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- end -}}
-
-{{/* The component's own rules, and that of one node where it holds. */}}
-{{- define "learnback.affinity" -}}
-{{- $affinity := deepCopy (.values.affinity | default dict) -}}
-{{- if eq (include "learnback.pinned" .) "true" -}}
-{{- $together := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (dict "app.kubernetes.io/instance" .root.Release.Name "learnback.dev/data" "one-node")) -}}
-{{- $key := "requiredDuringSchedulingIgnoredDuringExecution" -}}
-{{- $pods := get $affinity "podAffinity" | default dict -}}
-{{- $_ := set $pods $key (append (get $pods $key | default list) $together) -}}
-{{- $_ := set $affinity "podAffinity" $pods -}}
-{{- end -}}
-{{- toYaml $affinity -}}
-{{- end -}}
-
-{{/* Replicas over nodes, as far as nothing holds them together. */}}
-{{- define "learnback.spread" -}}
-topologySpreadConstraints:
-{{- $own := dict "labelSelector" (dict "matchLabels" (include "learnback.selectorLabels" . | fromYaml)) }}
-{{- range .values.topologySpreadConstraints }}
-  - {{- toYaml (ternary . (merge (dict) . $own) (hasKey . "labelSelector")) | nindent 4 }}
-{{- else }}
-  - maxSkew: 1
-    topologyKey: kubernetes.io/hostname
-    whenUnsatisfiable: ScheduleAnyway
-    labelSelector:
-      matchLabels:
-        {{- include "learnback.selectorLabels" . | nindent 8 }}
-{{- end }}
-{{- end -}}
-
 {{/* Settings LEARNBACK_<PROCESS>_<NAME>, sorted by name. */}}
 {{- define "learnback.settings" -}}
 {{- $process := .component | upper -}}

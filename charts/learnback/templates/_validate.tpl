@@ -3,7 +3,7 @@ Refuses combinations of values that can't work, and says the way out. All that i
 */}}
 {{- define "learnback.validate" -}}
 {{- $problems := list -}}
-{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" -}}
+{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" "placement" -}}
 {{- $found := include (printf "learnback.validate.%s" $check) $ | trim -}}
 {{- if $found -}}
 {{- $problems = append $problems $found -}}
@@ -164,5 +164,18 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- end }}
 {{- if has "ReadWriteOncePod" $training.checkpoint.accessModes }}
 - training.checkpoint.accessModes: ReadWriteOncePod shuts out the training Job: use ReadWriteMany, or ReadWriteOnce on one node.
+{{- end }}
+{{- end -}}
+
+{{/* Pods of one node ask the same of it; here two of them ask for what no node has. */}}
+{{- define "learnback.validate.placement" -}}
+{{- $asked := dict -}}
+{{- range $name := include "learnback.neighbours" (dict "root" . "component" "retraining") | fromJsonArray -}}
+{{- range $label, $wanted := (index $.Values ($name | camelcase | untitle)).nodeSelector | default dict -}}
+{{- if ne (get $asked $label | default $wanted) $wanted }}
+- {{ $name }}.nodeSelector asks for {{ $label }}={{ $wanted }}, but its pods must share a node with others that ask for {{ get $asked $label }}: use one label, or PostgreSQL and volumes with ReadWriteMany.
+{{- end }}
+{{- $_ := set $asked $label $wanted -}}
+{{- end }}
 {{- end }}
 {{- end -}}

@@ -202,7 +202,7 @@ spec:
 
 {{/* Beside the retraining pod, where the volume of run folders can be mounted on one node only. */}}
 {{- define "learnback.training.affinity" -}}
-{{- if not (has "ReadWriteMany" .Values.training.checkpoint.accessModes) -}}
+{{- if eq (include "learnback.checkpointOnOneNode" .) "true" -}}
 podAffinity:
   requiredDuringSchedulingIgnoredDuringExecution:
     - topologyKey: kubernetes.io/hostname
