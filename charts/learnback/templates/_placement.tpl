@@ -46,7 +46,7 @@ none where it goes where it likes. */}}
 {{- $names = include "learnback.neighbours" (dict "root" .root "component" "retraining") | fromJsonArray -}}
 {{- else -}}
 {{- if eq (include "learnback.pinned" .) "true" -}}
-{{- range list "inference" "feedback" "reward" "release" "migrate" "retraining" -}}
+{{- range list "inference" "feedback" "reward" "release" "reward-engine" "migrate" "retraining" -}}
 {{- if eq (include "learnback.pinned" (dict "root" $.root "component" .)) "true" -}}
 {{- $names = append $names . -}}
 {{- end -}}

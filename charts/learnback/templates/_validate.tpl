@@ -3,7 +3,7 @@ Refuses combinations of values that can't work, and says the way out. All that i
 */}}
 {{- define "learnback.validate" -}}
 {{- $problems := list -}}
-{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" "placement" -}}
+{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" "rewardEngine" "placement" -}}
 {{- $found := include (printf "learnback.validate.%s" $check) $ | trim -}}
 {{- if $found -}}
 {{- $problems = append $problems $found -}}
@@ -142,6 +142,30 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- end }}
 {{- end -}}
 
+{{- define "learnback.validate.rewardEngine" -}}
+{{- $engine := .Values.rewardEngine -}}
+{{- if $engine.enabled }}
+{{- if has "ReadWriteOncePod" $engine.models.accessModes }}
+- rewardEngine.models.accessModes: ReadWriteOncePod shuts out reward and release: use ReadWriteMany, or ReadWriteOnce on one node.
+{{- end }}
+{{- if and (eq $engine.device "gpu") (hasKey ($engine.resources.limits | default dict) $engine.gpuResource) }}
+- rewardEngine.resources counts {{ $engine.gpuResource }}: set rewardEngine.gpus, which is added to requests and limits.
+{{- end }}
+{{- $together := and (eq (include "learnback.oneNode" .) "true") (eq (include "learnback.rewardModelsOnOneNode" .) "true") }}
+{{- if and .Values.model.cache.enabled (not (has "ReadWriteMany" .Values.model.cache.accessModes)) (not $together) }}
+- model.cache can be mounted on one node only, but inference and the reward engine both read it: use ReadWriteMany, or model.cache.enabled=false.
+{{- end }}
+{{- if hasKey .Values.reward.settings "engine_url" }}
+- reward.settings.engine_url is set by the chart from rewardEngine: remove one of the two.
+{{- end }}
+{{- range .Values.extraEnv }}
+{{- if eq .name "LEARNBACK_REWARD_ENGINE_URL" }}
+- extraEnv names an engine of yours (LEARNBACK_REWARD_ENGINE_URL), and rewardEngine.enabled makes one: remove one of the two.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "learnback.validate.training" -}}
 {{- $training := .Values.training -}}
 {{- if and $training.jobSet.enabled (gt (int $training.jobSet.replicas) 1) (not (has "ReadWriteMany" $training.checkpoint.accessModes)) }}
@@ -169,13 +193,20 @@ Refuses combinations of values that can't work, and says the way out. All that i
 
 {{/* Pods of one node ask the same of it; here two of them ask for what no node has. */}}
 {{- define "learnback.validate.placement" -}}
+{{- $root := . -}}
+{{- $groups := list -}}
+{{- range list "retraining" "reward" -}}
+{{- $groups = append $groups (include "learnback.neighbours" (dict "root" $root "component" .)) | uniq -}}
+{{- end -}}
+{{- range $group := $groups -}}
 {{- $asked := dict -}}
-{{- range $name := include "learnback.neighbours" (dict "root" . "component" "retraining") | fromJsonArray -}}
+{{- range $name := fromJsonArray $group -}}
 {{- range $label, $wanted := (index $.Values ($name | camelcase | untitle)).nodeSelector | default dict -}}
 {{- if ne (get $asked $label | default $wanted) $wanted }}
 - {{ $name }}.nodeSelector asks for {{ $label }}={{ $wanted }}, but its pods must share a node with others that ask for {{ get $asked $label }}: use one label, or PostgreSQL and volumes with ReadWriteMany.
 {{- end }}
 {{- $_ := set $asked $label $wanted -}}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}
