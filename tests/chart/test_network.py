@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.chart.rendering import Object, of_kind, pods, render, render_with
+from tests.chart.rendering import Object, component, of_kind, pods, render, render_with
 
 HTTP = {"inference": 8000, "feedback": 8001, "reward": 8002, "retraining": 8003, "release": 8004}
 PROCESSES = set(HTTP)
@@ -78,6 +78,17 @@ def test_every_pod_has_a_policy_of_its_own(scenario: str) -> None:
         return
     for pod in pods(found):
         assert pod.labels["app.kubernetes.io/component"] in policies(found), pod.name
+
+
+@pytest.mark.parametrize("scenario_name", ["minimal", "external", "cpu"])
+def test_the_hook_before_an_upgrade_brings_its_own_policy(scenario_name: str) -> None:
+    # the release's objects are those of the version before, which may not let it out, or have had no such Job
+    found = render(scenario_name)
+    (job,) = of_kind(found, "Job")
+    (policy,) = (p for p in of_kind(found, "NetworkPolicy") if component(p) == "migrate")
+    ours, its = policy["metadata"]["annotations"], job["metadata"]["annotations"]
+    assert ours["helm.sh/hook"] == its["helm.sh/hook"]
+    assert int(ours["helm.sh/hook-weight"]) < int(its["helm.sh/hook-weight"])
 
 
 def test_arrows_between_our_pods_are_those_of_the_design() -> None:

@@ -116,8 +116,10 @@ def test_the_valkey_password_fits_into_a_url() -> None:
 
 
 def test_what_is_made_is_kept_when_the_release_goes() -> None:
-    for name, secret in secrets(render("minimal")).items():
-        assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep", name
+    found = secrets(render("minimal"))
+    for name in MADE:
+        kept = found[name]["metadata"]["annotations"]
+        assert kept["helm.sh/resource-policy"] == "keep", name
     for claim in of_kind(render("minimal"), "PersistentVolumeClaim"):
         assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
@@ -140,6 +142,23 @@ def test_a_secret_that_lacks_a_key_gets_it_and_keeps_the_others() -> None:
         data = secrets(_render_against(api))["demo-learnback-api-keys"]["data"]
     assert data["release"] == first["demo-learnback-api-keys"]["data"]["release"]
     assert data["admin"] != removed
+
+
+def test_the_hook_before_an_upgrade_registers_also_keys_that_come_with_it() -> None:
+    first = secrets(render("minimal"))
+    for secret in first.values():
+        secret["data"].pop("schedule", None)
+    with FakeApi(list(first.values())) as api:
+        found = _render_against(api)
+    copy = secrets(found)["demo-learnback-api-keys-migrate"]
+    assert "schedule" in copy["data"]
+    assert copy["data"] == secrets(found)["demo-learnback-api-keys"]["data"]
+    (job,) = of_kind(found, "Job")
+    ours, its = copy["metadata"]["annotations"], job["metadata"]["annotations"]
+    assert ours["helm.sh/hook"] == its["helm.sh/hook"]
+    assert int(ours["helm.sh/hook-weight"]) < int(its["helm.sh/hook-weight"])
+    mounted = {v["name"]: v for v in job["spec"]["template"]["spec"]["volumes"]}
+    assert mounted["keys"]["secret"]["secretName"] == copy["metadata"]["name"]
 
 
 def _render_against(api: FakeApi) -> list[Object]:

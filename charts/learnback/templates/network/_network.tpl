@@ -10,6 +10,10 @@ metadata:
   name: {{ include "learnback.fullname" .root }}-{{ .component }}
   labels:
     {{- include "learnback.labels" . | nindent 4 }}
+  {{- with .annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 spec:
   podSelector:
     matchLabels:

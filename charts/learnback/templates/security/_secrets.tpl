@@ -27,6 +27,20 @@ schedule: [train]
 {{- end }}
 {{- end -}}
 
+{{/* These keys, encoded: those that are in the cluster, and new ones. They are made once in a rendering, since the Secret and
+the copy that the hook brings along must say the same. */}}
+{{- define "learnback.apiKeys" -}}
+{{- if not (hasKey .Values "keysOfThisRendering") -}}
+{{- $kept := include "learnback.kept" (dict "root" . "name" (include "learnback.keysSecretName" .)) | fromJson -}}
+{{- $keys := dict -}}
+{{- range $key, $_ := include "learnback.keyScopes" . | fromYaml -}}
+{{- $_ := set $keys $key (get $kept $key | default (include "learnback.newKey" $ | b64enc)) -}}
+{{- end -}}
+{{- $_ := set .Values "keysOfThisRendering" $keys -}}
+{{- end -}}
+{{- toYaml .Values.keysOfThisRendering -}}
+{{- end -}}
+
 {{- define "learnback.newKey" -}}
 {{- printf "lb_%s_%s" (randAlphaNum 32 | sha256sum | trunc 16) (randAlphaNum 43) -}}
 {{- end -}}
