@@ -20,6 +20,7 @@ from learnback.core.ids import uuid7
 from learnback.inference import body as bodies
 from learnback.inference import metrics, pages
 from learnback.inference.compare import COMPARE, answer_both, pair_of
+from learnback.inference.compare_streams import stream_both
 from learnback.inference.exchange import Exchange
 from learnback.inference.mirror import Mirror
 from learnback.inference.prepare import Asked, Prepared, prepare
@@ -106,8 +107,9 @@ class LearnbackMiddleware:
         pair = pair_of(self._opened(), prepared) if prepared.asked.compares else None
         if pair is None:
             await self._serve(scope, receive, send, prepared)
-        else:
-            await answer_both(self.app, self._opened(), pair, scope, receive, send)
+            return
+        answer = stream_both if prepared.asked.peeked.stream else answer_both
+        await answer(self.app, self._opened(), pair, scope, receive, send)
 
     def _opened(self) -> Services:
         if self._services is None:
