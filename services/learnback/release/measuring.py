@@ -20,7 +20,7 @@ from learnback.ledger.evaluation import (
 from learnback.ledger.evaluations import Pair
 from learnback.ledger.keys import KeyRing
 from learnback.models.reward import RewardModels
-from learnback.registry import store
+from learnback.registry import copies, store
 from learnback.registry.artifacts import ArtifactStore
 from learnback.release import golden_checks, probing
 from learnback.release.answers import AnswerCache
@@ -103,6 +103,7 @@ class Evaluator:
         if problem is not None:
             return Measured(base.model_copy(update={"note": problem}))
         judge = await load_judge(chosen, self.artifacts, self.judges, self.models)
+        await asyncio.to_thread(copies.tidy, self.judges)
         sides = await self._answers(candidate.name, stable, prompts, progress)
         progress.begin("scoring")
         probed = await self._probed(base, sides)
