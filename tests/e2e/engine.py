@@ -38,11 +38,8 @@ START_S = 300.0
 STOP_S = 60.0
 ENGINE_ARGS = (
     "--max-model-len 512 --max-num-seqs 32 --dtype float32 "
-    "--enable-auto-tool-choice --tool-call-parser hermes "
-    "--structured-outputs-config.backend xgrammar "
-    "--structured-outputs-config.disable_any_whitespace true"
+    "--enable-auto-tool-choice --tool-call-parser hermes"
 )
-"""Without white space a random model comes to the end of its JSON."""
 SMALL = {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
