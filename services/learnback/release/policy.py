@@ -15,15 +15,16 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from learnback.core.errors import Unprocessable
+from learnback.ledger.canaries import WEIGHT_DIGITS
 from learnback.release.closed import Closed
 from learnback.release.golden import GoldenItem
 
 
 def _share(value: Any) -> Any:
-    """`10%` as well as `0.1`."""
+    """`10%` as well as `0.1`; as exact as the ledger keeps it, so that both can be compared."""
     if isinstance(value, str) and value.strip().endswith("%"):
-        return float(value.strip()[:-1]) / 100
-    return value
+        value = float(value.strip()[:-1]) / 100
+    return round(value, WEIGHT_DIGITS) if isinstance(value, float) else value
 
 
 Share = Annotated[float, BeforeValidator(_share, json_schema_input_type=float | str)]
@@ -162,9 +163,10 @@ class OnDeadline(StrEnum):
 
     ROLL_BACK = "roll_back"
     PROMOTE_IF_SAFE = "promote_if_safe"
-    """Promote if every metric is proven not to be worse than its margin, else roll back."""
+    """Promote if every metric is proven not to be worse than its margin, and the step before 100%
+    has had its people and its time; else roll back. A step that is `manual` still asks first."""
     HOLD = "hold"
-    """Stay at the step until somebody approves or refuses."""
+    """Stay at the step until somebody approves or refuses: each manual step, then the last."""
 
 
 class OnNotLoaded(StrEnum):
