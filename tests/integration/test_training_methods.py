@@ -15,6 +15,7 @@ from tests.tiny_model import (
     label_rows,
     preference_rows,
     small,
+    turned,
     write_run,
 )
 from tests.warm_jobs import Jobs, progress_of, result_of
@@ -22,6 +23,7 @@ from tests.warm_jobs import Jobs, progress_of, result_of
 from learnback.models import reward
 from learnback.retraining.making import read_margins
 from learnback.retraining.plan import ExitCode, Method, Progress
+from learnback.retraining.trainers.calibration import cross_fitted
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("training")]
 
@@ -125,6 +127,41 @@ def test_the_reward_process_scores_as_training_left_it(
     assert reward.describe(run / "adapter").probe is not None, "it is compared on loading"
 
 
+def test_a_reward_is_read_at_the_last_token_also_where_padding_looks_like_it(
+    tmp_path: Path, tiny_model: Path, jobs: Jobs
+) -> None:
+    """The template ends with the token that the tokenizer pads with, as Llama 3's does."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    base = turned(tiny_model, tmp_path / "base", "<|im_end|>", pad_token="<|im_end|>")
+    settings = small("reward_model", max_steps=4)
+    run = write_run(
+        tmp_path / "run", base, preference_rows(8), method="reward_model", hyperparameters=settings
+    )
+    jobs.done(run)
+    said = reward.describe(run / "adapter")
+    asked, short = reward.PROBE
+    answers = [short, short * 9]
+    scorer = reward.load(run / "adapter", base=str(base))
+    found = scorer.score_batch([(asked, answer) for answer in answers])
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    head = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    head.config.pad_token_id = None  # one text without padding: the last token
+    model = PeftModel.from_pretrained(head, str(run / "adapter")).eval()
+    for answer, scored in zip(answers, found, strict=True):
+        text = tokenizer.apply_chat_template(
+            [*asked, {"role": "assistant", "content": answer}], tokenize=False
+        )
+        with torch.no_grad():
+            ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+            logit = float(model(**ids).logits)
+        assert scored.score == pytest.approx((logit - said.center) / said.temperature, abs=1e-3)
+        assert answer != short or said.probe == pytest.approx(logit, abs=1e-4)
+
+
 def test_a_reward_model_brings_along_what_it_makes_of_pairs_of_held_out_prompts(
     tmp_path: Path, tiny_model: Path, jobs: Jobs
 ) -> None:
@@ -143,7 +180,7 @@ def test_a_reward_model_brings_along_what_it_makes_of_pairs_of_held_out_prompts(
     result = jobs.done(run)
     margins = read_margins(run / "adapter")
     model = reward.load(run / "adapter", base=str(tiny_model))
-    assert set(margins) == {row["feedback_id"] for row in held_out}
+    differences = []
     for row in held_out:
         prompt = tuple(json.loads(str(row["prompt"])))
         better, worse = (
@@ -152,9 +189,29 @@ def test_a_reward_model_brings_along_what_it_makes_of_pairs_of_held_out_prompts(
                 [(prompt, str(row["chosen"])), (prompt, str(row["rejected"]))]
             )
         )
-        assert margins[str(row["feedback_id"])] == pytest.approx(better - worse, abs=1e-3)
+        temperature = reward.describe(run / "adapter").temperature
+        differences.append((better - worse) * temperature)
+    honest = cross_fitted(differences, [str(row["prompt"]) for row in held_out])
+    assert list(margins) == [row["feedback_id"] for row in held_out]
+    assert list(margins.values()) == pytest.approx(honest, rel=0.05, abs=1e-3)
     right = sum(margin > 0 for margin in margins.values())
     assert result.metrics["held_out_correct"] == right
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_of_one_step_learns(name: str, tmp_path: Path, tiny_model: Path, jobs: Jobs) -> None:
+    case = CASES[name]
+    settings = small(case.method, **case.settings, max_steps=1)
+    rows = case.rows(8)
+    run = write_run(
+        tmp_path / "run", tiny_model, rows, method=case.method, hyperparameters=settings
+    )
+    result = jobs.done(run)
+
+    if case.method == "reward_model":  # its head starts at 0
+        assert reward.describe(run / "adapter").probe != 0
+    else:
+        assert (result.distance_from_reference or 0) > 0
 
 
 def scores_of(run: Path, tiny_model: Path, *answers: str) -> list[float]:

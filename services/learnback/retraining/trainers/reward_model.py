@@ -23,6 +23,7 @@ from trl import RewardConfig, RewardTrainer
 
 from learnback.core.report import Heading, Part, Text, table
 from learnback.models.linear_reward import evaluate_margins, metrics_of
+from learnback.models.neural_reward import padding_of
 from learnback.models.reward import PROBE
 from learnback.registry.artifacts import digest_model
 from learnback.retraining.plan import JUDGED_FILE, RewardHyperparameters, RunPlan
@@ -40,7 +41,11 @@ from learnback.retraining.trainers.base import (
     pick,
     steps_of,
 )
-from learnback.retraining.trainers.calibration import fit_temperature, reliability_plot
+from learnback.retraining.trainers.calibration import (
+    cross_fitted,
+    fit_temperature,
+    reliability_plot,
+)
 from learnback.retraining.trainers.encoding import (
     Answer,
     Encoded,
@@ -193,14 +198,16 @@ def make_trainer(
 ) -> _Trainer:
     """A trainer that stands before its first step."""
     settings = plan.settings(RewardHyperparameters)
+    padding = padding_of(encoder.tokenizer)
     trainer = _Trainer(
         model=load_scorer(plan),
         args=arguments(RewardConfig, plan, directory, steps_of(settings, len(usable))),
         train_dataset=_dataset(usable),
-        data_collator=_Collator(encoder.tokenizer.pad_token_id),
+        data_collator=_Collator(padding),
         processing_class=encoder.tokenizer,
     )
     trainer.settings = settings
+    trainer.model.config.get_text_config().pad_token_id = padding  # TRL set the tokenizer's
     return trainer
 
 
@@ -238,15 +245,15 @@ def _calibrate(
     trained: Trained,
 ) -> None:
     """Add the centre, the temperature, and what held-out pairs say of both."""
-    pad = encoder.tokenizer.pad_token_id
+    pad = padding_of(encoder.tokenizer)
     seen = pick([answer for _, answers in usable for answer in answers], CENTRED_ON, plan.seed)
     centre = float(np.mean(score_all(trained.model, seen, pad)))
     judged = _held_out(held_out, encoder)[:CALIBRATED_ON]
     raw = score_all(trained.model, [answer for _, answers in judged for answer in answers], pad)
     differences = [a - b for a, b in zip(raw[::2], raw[1::2], strict=True)]
     temperature = fit_temperature(differences)
-    honest = np.array(differences) / temperature
-    found = metrics_of(evaluate_margins(honest), "held_out")
+    honest = cross_fitted(differences, [repr(row.prompt) for row, _ in judged])
+    found = metrics_of(evaluate_margins(np.array(honest)), "held_out")
     trained.metrics |= {name: float(v) for name, v in found.items() if v is not None}
     trained.metrics |= {"temperature": temperature, "center": centre}
     trained.files = {
@@ -263,11 +270,11 @@ def _calibrate(
             indent=2,
         ),
         JUDGED_FILE: json.dumps(
-            {row.feedback_id: d for (row, _), d in zip(judged, honest.tolist(), strict=True)}
+            {row.feedback_id: d for (row, _), d in zip(judged, honest, strict=True)}
         ),
     }
     calibrated = [(score - centre) / temperature for score in raw]
-    trained.parts = _parts(judged, calibrated, honest.tolist())
+    trained.parts = _parts(judged, calibrated, honest)
 
 
 def _probe(encoder: Encoder, model: Any) -> float | None:
@@ -277,15 +284,14 @@ def _probe(encoder: Encoder, model: Any) -> float | None:
         probe = encoder.encode(list(prompt), Answer(answer, True))
     except Skip:
         return None
-    return score_all(model, [probe], encoder.tokenizer.pad_token_id)[0]
+    return score_all(model, [probe], padding_of(encoder.tokenizer))[0]
 
 
 def _held_out(held_out: Sequence[PairRow], encoder: Encoder) -> list[Usable]:
-    """Held-out pairs in which people saw a difference; those of held-out prompts, if there are
-    any.
+    """Held-out pairs in which people saw a difference; but not what held-out people say of prompts
+    that the model has seen.
     """
-    ranked = [row for row in held_out if not row.tie and row.margin > 0]
-    ranked = [row for row in ranked if row.side == "prompt"] or ranked
+    ranked = [r for r in held_out if r.side != "rater" and not r.tie and r.margin > 0]
     try:
         return select(ranked, encoder, both_answers, _unusable)[0]
     except BadData:
@@ -296,7 +302,10 @@ def _parts(judged: Sequence[Usable], scored: Sequence[float], honest: list[float
     if not judged:
         return [
             Heading("Calibration"),
-            Text("No held-out pairs: the temperature is 1, and nothing says whether it is right."),
+            Text(
+                "No pairs of held-out prompts: the temperature is 1, and nothing says whether it "
+                "is right."
+            ),
         ]
     rows = [
         (row.prompt[-1]["content"], row.chosen, scored[2 * i], row.rejected, scored[2 * i + 1])
