@@ -230,6 +230,7 @@ class Cycle:
         folder = self.folder_of(run.id)
         judge = run.progress.get("optimised_against")
         paid_by = await self.registrar.fetch(judge) if judge else None
+        found = await asyncio.to_thread(found.paid_by, judge) if judge else found
         await asyncio.to_thread(write_run, run, self.base, found, folder, paid_by)
         settled = found.settled
         waiting = [s.id for s in survey.waiting if s.id in settled]
