@@ -8,7 +8,7 @@ from typing import Any
 from learnback.ledger.prompts import opening_key, prompt_held_out
 from learnback.retraining.datasets import duplicates
 from learnback.retraining.datasets.examining import Examined, prompts_of
-from learnback.retraining.datasets.reading import CantUse, plain
+from learnback.retraining.datasets.reading import CantUse, Comparison, Opinion, plain
 from learnback.retraining.datasets.rows import PromptRow
 from learnback.retraining.datasets.split import Shares
 from learnback.retraining.settings import FilterSettings
@@ -21,7 +21,7 @@ def build(asked: Iterable[tuple[str, Messages]], examined: Examined) -> list[Pro
     near-duplicates of each other and of prompts that are held out."""
     rows = _rows(asked, examined.shares, examined.filters)
     above = examined.filters.max_resemblance
-    said = (*examined.comparisons, *examined.opinions)
+    said: list[Comparison | Opinion] = [*examined.comparisons, *examined.opinions]
     everything = {**prompts_of(said), **{row.prompt_key: row.prompt for row in rows}}
     held_out = {one.prompt_key for one in said if examined.sides[one.feedback_id] == "prompt"}
     held_out |= {row.prompt_key for row in rows if row.side == "prompt"}
