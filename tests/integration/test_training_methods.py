@@ -15,7 +15,6 @@ from tests.tiny_model import (
     label_rows,
     preference_rows,
     small,
-    turned,
     write_run,
 )
 from tests.warm_jobs import Jobs, progress_of, result_of
@@ -125,41 +124,6 @@ def test_the_reward_process_scores_as_training_left_it(
     found = [s.score for s in model.score_batch([(prompt, f"{a} 99") for a in (GOOD, BAD)])]
     assert found == pytest.approx(scores_of(run, tiny_model, GOOD, BAD), abs=1e-4)
     assert reward.describe(run / "adapter").probe is not None, "it is compared on loading"
-
-
-def test_a_reward_is_read_at_the_last_token_also_where_padding_looks_like_it(
-    tmp_path: Path, tiny_model: Path, jobs: Jobs
-) -> None:
-    """The template ends with the token that the tokenizer pads with, as Llama 3's does."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    base = turned(tiny_model, tmp_path / "base", "<|im_end|>", pad_token="<|im_end|>")
-    settings = small("reward_model", max_steps=4)
-    run = write_run(
-        tmp_path / "run", base, preference_rows(8), method="reward_model", hyperparameters=settings
-    )
-    jobs.done(run)
-    said = reward.describe(run / "adapter")
-    asked, short = reward.PROBE
-    answers = [short, short * 9]
-    scorer = reward.load(run / "adapter", base=str(base))
-    found = scorer.score_batch([(asked, answer) for answer in answers])
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    head = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
-    head.config.pad_token_id = None  # one text without padding: the last token
-    model = PeftModel.from_pretrained(head, str(run / "adapter")).eval()
-    for answer, scored in zip(answers, found, strict=True):
-        text = tokenizer.apply_chat_template(
-            [*asked, {"role": "assistant", "content": answer}], tokenize=False
-        )
-        with torch.no_grad():
-            ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)
-            logit = float(model(**ids).logits)
-        assert scored.score == pytest.approx((logit - said.center) / said.temperature, abs=1e-3)
-        assert answer != short or said.probe == pytest.approx(logit, abs=1e-4)
 
 
 def test_a_reward_model_brings_along_what_it_makes_of_pairs_of_held_out_prompts(

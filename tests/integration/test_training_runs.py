@@ -92,29 +92,6 @@ def test_killed_at_any_step_it_goes_on_to_the_same_bytes(
     assert result.metrics == plain(method).metrics
 
 
-def test_stopped_and_killed_anywhere_it_goes_on_to_the_same_bytes(
-    new_run: Callable[..., Path], jobs: Jobs
-) -> None:
-    """Through several passes over rows that make no whole number of batches, or of steps."""
-    uneven = small(max_steps=None, epochs=8, batch_size=5, gradient_accumulation=2)
-    whole = jobs.done(new_run("dpo-uneven", "dpo", uneven))
-    run = new_run("dpo-uneven-stopped", "dpo", uneven)
-    for step, number in ((2, signal.SIGTERM), (9, signal.SIGKILL), (13, signal.SIGTERM)):
-        job = jobs.start(run)
-        job.wait_until(f"step {step}", lambda at=step: _step(run) >= at)  # type: ignore[misc]
-        job.send(number)
-        assert job.finish() in (-signal.SIGKILL, ExitCode.INTERRUPTED)
-    result = jobs.done(run)
-
-    assert result.steps == whole.steps == 24
-    assert result.resumed_from_step >= 2
-    assert result.weights_sha256 == whole.weights_sha256
-
-
-def _step(run: Path) -> int:
-    return progress_of(run).step if (run / "progress.json").exists() else 0
-
-
 @pytest.mark.parametrize("method", ROWS)
 def test_two_processes_share_out_the_batches_of_one(
     method: Method,

@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from learnback.models.plain_text import NotPlainText, plain_messages, plain_text
-from learnback.models.reward import PROBE, Item, NeuralDescription, Scored, is_adapter
+from learnback.models.reward import Item, NeuralDescription, Scored, is_adapter
 from learnback.registry.artifacts import digest_model
 
 CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
@@ -69,13 +69,14 @@ class SharedBase:
         on_gpu = self.device == "cuda"
         self.batch_tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
         self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self.padding = padding_of(self.tokenizer)
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
         dtype = torch.bfloat16 if on_gpu else torch.float32
         with _quietly():
             model = AutoModelForSequenceClassification.from_pretrained(
                 path, num_labels=1, dtype=dtype
             )
-        model.config.get_text_config().pad_token_id = self.padding
+        model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         self.model: Any = model.to(self.device).eval()
         self.carries = 0
         self._numbers = itertools.count()
@@ -145,7 +146,7 @@ class SharedBase:
 
     def _forward(self, adapter: str, batch: Sequence[list[int]]) -> list[float]:
         width = max(map(len, batch))
-        ids = torch.full((len(batch), width), self.padding)  # (batch, seq)
+        ids = torch.full((len(batch), width), self.tokenizer.pad_token_id)  # (batch, seq)
         mask = torch.zeros((len(batch), width), dtype=torch.long)
         for row, tokens in enumerate(batch):
             ids[row, : len(tokens)] = torch.tensor(tokens)
@@ -193,20 +194,6 @@ class Bases:
                 raise ValueError(f"{folder.name}: {type(error).__name__}: {error}") from error
             self._bases[description.base_digest] = shared
             return model
-
-
-def padding_of(tokenizer: Any) -> int:
-    """A token to fill up with by which no chat ends.
-
-    transformers reads the head at the last token that is not this one. Many tokenizers pad with the
-    very token that their template ends with, and then it would be the token before.
-    """
-    asked, answer = PROBE
-    chat = [*asked, {"role": "assistant", "content": answer}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False)
-    last = tokenizer(text, add_special_tokens=False)["input_ids"][-1]
-    usual = tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id, 0, 1
-    return next(int(token) for token in usual if token is not None and token != last)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,6 @@ from trl import RewardConfig, RewardTrainer
 
 from learnback.core.report import Heading, Part, Text, table
 from learnback.models.linear_reward import evaluate_margins, metrics_of
-from learnback.models.neural_reward import padding_of
 from learnback.models.reward import PROBE
 from learnback.registry.artifacts import digest_model
 from learnback.retraining.plan import JUDGED_FILE, RewardHyperparameters, RunPlan
@@ -198,16 +197,14 @@ def make_trainer(
 ) -> _Trainer:
     """A trainer that stands before its first step."""
     settings = plan.settings(RewardHyperparameters)
-    padding = padding_of(encoder.tokenizer)
     trainer = _Trainer(
         model=load_scorer(plan),
         args=arguments(RewardConfig, plan, directory, steps_of(settings, len(usable))),
         train_dataset=_dataset(usable),
-        data_collator=_Collator(padding),
+        data_collator=_Collator(encoder.tokenizer.pad_token_id),
         processing_class=encoder.tokenizer,
     )
     trainer.settings = settings
-    trainer.model.config.get_text_config().pad_token_id = padding  # TRL set the tokenizer's
     return trainer
 
 
@@ -245,7 +242,7 @@ def _calibrate(
     trained: Trained,
 ) -> None:
     """Add the centre, the temperature, and what held-out pairs say of both."""
-    pad = padding_of(encoder.tokenizer)
+    pad = encoder.tokenizer.pad_token_id
     seen = pick([answer for _, answers in usable for answer in answers], CENTRED_ON, plan.seed)
     centre = float(np.mean(score_all(trained.model, seen, pad)))
     judged = _held_out(held_out, encoder)[:CALIBRATED_ON]
@@ -284,7 +281,7 @@ def _probe(encoder: Encoder, model: Any) -> float | None:
         probe = encoder.encode(list(prompt), Answer(answer, True))
     except Skip:
         return None
-    return score_all(model, [probe], padding_of(encoder.tokenizer))[0]
+    return score_all(model, [probe], encoder.tokenizer.pad_token_id)[0]
 
 
 def _held_out(held_out: Sequence[PairRow], encoder: Encoder) -> list[Usable]:
