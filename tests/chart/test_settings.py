@@ -43,7 +43,7 @@ FIXED = {
 
 
 BY_EXTRA_ENV = {"LEARNBACK_REWARD_ENGINE_URL"}
-"""An engine of yours for neural reward models; the chart's own way is neuralRewards."""
+"""An engine of yours for neural reward models; else neuralRewards, or rewardEngine of the chart."""
 
 
 def test_what_all_processes_share_is_set_everywhere() -> None:

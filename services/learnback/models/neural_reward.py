@@ -153,7 +153,8 @@ class SharedBase:
             if adapter != WHOLE and self.model.active_adapter != adapter:
                 self.model.set_adapter(adapter)
             logits = self.model(**inputs, use_cache=False).logits  # (batch, 1)
-        return [float(logit) for logit in logits[:, 0].float().cpu()]
+        found: list[float] = logits[:, 0].tolist()
+        return found
 
     def _sweep(self) -> None:
         """Free what was forgotten, but for the last: PEFT wants one adapter at least."""

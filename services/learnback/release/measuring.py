@@ -19,7 +19,7 @@ from learnback.ledger.evaluation import (
 )
 from learnback.ledger.evaluations import Pair
 from learnback.models.reward import RewardModels
-from learnback.registry import store
+from learnback.registry import copies, store
 from learnback.registry.artifacts import ArtifactStore
 from learnback.release import golden_checks, probing
 from learnback.release.answers import AnswerCache
@@ -100,6 +100,7 @@ class Evaluator:
             note = f"there are {len(prompts)} held-out prompts, {least} are needed"
             return Measured(base.model_copy(update={"note": note}))
         judge = await load_judge(chosen, self.artifacts, self.judges, self.models)
+        await asyncio.to_thread(copies.tidy, self.judges)
         sides = await self._answers(candidate.name, stable, prompts, progress)
         progress.begin("scoring")
         probed = await self._probed(base, sides)

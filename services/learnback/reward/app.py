@@ -123,6 +123,7 @@ class _Work:
         swapped = await current.refresh()
         metrics.looked(swapped=swapped, refused=current.problem is not None)
         self.completions.batch_size = self.worker.batch_size()
+        await current.tidy()
 
 
 def _judge(settings: RewardSettings) -> tuple[JudgeScorer | None, list[Close]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensorboardX import SummaryWriter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from learnback.retraining.launcher import read_progress
@@ -93,9 +94,7 @@ class ProgressReport:
         self.main = main
 
     def step(self, **changes: Any) -> None:
-        """The same after a step; nobody looks more often than every SHOWN_EVERY_S seconds, and
-        syncing a file takes as long as a step of a small model.
-        """
+        """The same after a step; nobody looks more often than every SHOWN_EVERY_S seconds."""
         if time.monotonic() - self.written >= SHOWN_EVERY_S:
             self.update(**changes)
         else:
@@ -103,7 +102,8 @@ class ProgressReport:
 
     def _write(self) -> None:
         self.written = time.monotonic()
-        write_atomically(self.directory / PROGRESS_FILE, self.progress.model_dump_json())
+        said = self.progress.model_dump_json()
+        write_atomically(self.directory / PROGRESS_FILE, said, durable=False)
         sys.stdout.write(self.line() + "\n")
         sys.stdout.flush()
 
@@ -259,8 +259,6 @@ def event_writer(directory: Path, step: int) -> Any:
     """Writes what `tensorboard --logdir` shows; what a killed process drew after `step` is
     dropped.
     """
-    from tensorboardX import SummaryWriter
-
     return SummaryWriter(str(directory / TENSORBOARD_DIRECTORY), purge_step=step + 1)
 
 
