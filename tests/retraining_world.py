@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import wait_until
+from tests.conftest import WAIT_S, wait_until
 from tests.learning import JOB
 
 from learnback.contracts.streams import MODELS
@@ -71,7 +71,7 @@ async def the_run(database: Database) -> Run:
         return (await runs.list_runs(c))[0]
 
 
-async def step_until(cycle: Cycle, *states: RunState) -> Run:
+async def step_until(cycle: Cycle, *states: RunState, timeout_s: float = WAIT_S) -> Run:
     """Step until the newest run is in one of `states`."""
 
     async def reached() -> Run | None:
@@ -80,7 +80,8 @@ async def step_until(cycle: Cycle, *states: RunState) -> Run:
             found = await runs.list_runs(c, limit=1)
         return found[0] if found and found[0].state in states else None
 
-    run: Run = await wait_until(reached, f"the run is {' or '.join(states)}")
+    what = f"the run is {' or '.join(states)}"
+    run: Run = await wait_until(reached, what, timeout_s)
     return run
 
 

@@ -182,6 +182,7 @@ OURS = frozenset(
         b"x-request-id",
         b"x-data-parallel-rank",
         b"x-learnback-compare",
+        b"x-learnback-as-tenant",
     )
 )
 """Headers that we answer for: the engine gets ours, or none."""

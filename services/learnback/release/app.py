@@ -28,9 +28,11 @@ from learnback.models.pooling_reward import models_of
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore, digest_model
 from learnback.registry.settings import RetentionSettings
+from learnback.release.asker import Asker
 from learnback.release.collecting import Collector
 from learnback.release.controller import Controller
 from learnback.release.engine import Engine
+from learnback.release.measuring import Evaluator
 from learnback.release.policy import read_policy
 from learnback.release.routes import router
 from learnback.release.second import judging
@@ -58,9 +60,9 @@ def create_app(
     policy = read_policy(settings.policy)
     models = models_of(common)
     judge_key = settings.judge_api_key.get_secret_value()
-    controller = Controller(
+    keys = KeyRing(database)
+    evaluator = Evaluator(
         database,
-        redis,
         artifacts,
         engine,
         settings,
@@ -69,7 +71,9 @@ def create_app(
         common.held_out_share,
         judging(client, policy.judge, judge_key) if policy.judge else None,
         models,
+        Asker(keys, settings.api_key.get_secret_value()),
     )
+    controller = Controller(database, redis, evaluator, settings)
     collector = Collector(database, artifacts, controller.leadership, RetentionSettings())
     consumer = Consumer(redis, MODELS, GROUP, controller.on_trained, name=worker_name())
 
@@ -86,9 +90,7 @@ def create_app(
     app = FastAPI(title="Learnback release", version=__version__, lifespan=lifespan)
     app.state.controller = controller
     add_error_handlers(app)
-    app.include_router(
-        router(database, controller, KeyRing(database), keys_required(common, settings.host))
-    )
+    app.include_router(router(database, controller, keys, keys_required(common, settings.host)))
     add_health_routes(
         app,
         {
