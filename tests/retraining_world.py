@@ -28,14 +28,14 @@ MakeCycle = Callable[..., Cycle]
 
 
 @pytest.fixture
-async def base(sqlite_database: Database) -> store.ModelVersion:
-    async with sqlite_database.write() as c:
+async def base(database: Database) -> store.ModelVersion:
+    async with database.write() as c:
         return await store.ensure_base(c, "tiny", "b" * 64, actor="test")
 
 
 @pytest.fixture
 async def make(
-    sqlite_database: Database, redis: Any, base: store.ModelVersion, tmp_path: Path
+    database: Database, redis: Any, base: store.ModelVersion, tmp_path: Path
 ) -> AsyncIterator[MakeCycle]:
     """Makes the working part of a retraining process; whatever it started ends with the test."""
     made: list[Cycle] = []
@@ -51,9 +51,9 @@ async def make(
             Cycle(
                 settings,
                 base,
-                sqlite_database,
+                database,
                 SubprocessLauncher(settings.job_command, threads=1, niceness=0),
-                Registrar(sqlite_database, redis, artifacts, tmp_path / "cache"),
+                Registrar(database, redis, artifacts, tmp_path / "cache"),
                 tmp_path / "runs",
                 filters=filters,
                 methods=methods,

@@ -236,7 +236,7 @@ async def taken_back(connection: AsyncConnection, run_id: str) -> int:
 async def count_taken_back(connection: AsyncConnection, ids: Iterable[str]) -> int:
     """How many of these signals were withdrawn, superseded or erased."""
     count = 0
-    for chunk in _chunks(ids):
+    for chunk in chunks(list(ids)):
         query = select(func.count()).where(
             feedback.c.id.in_(chunk), feedback.c.status.in_(TAKEN_BACK)
         )
