@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import WAIT_S, wait_until
-from tests.learning import JOB
+from tests.learning import JOB, tell
 
 from learnback.contracts.streams import MODELS
 from learnback.core import bus
@@ -64,6 +65,35 @@ async def make(
     yield cycle
     for folder in (tmp_path / "runs").glob("*"):
         await made[-1].launcher.stop(folder, grace_s=0.0)
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """A run, and the cycle that started it."""
+
+    cycle: Cycle
+    id: str
+
+    @property
+    def folder(self) -> Path:
+        """Its job trains until a file `go` appears here."""
+        return self.cycle.folder_of(self.id)
+
+    @property
+    def starts(self) -> int:
+        """How often its job was started."""
+        return int((self.folder / "starts").read_text())
+
+
+@pytest.fixture
+async def under_way(
+    sqlite_database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
+) -> UnderWay:
+    """A run on 40 signals whose job waits."""
+    monkeypatch.setenv("QUICK_JOB", "wait")
+    await tell(sqlite_database, 40)
+    cycle = make()
+    return UnderWay(cycle, (await step_until(cycle, RunState.RUNNING)).id)
 
 
 async def the_run(database: Database) -> Run:
