@@ -39,9 +39,7 @@ async def asked(database: Database, base: store.ModelVersion, method: str) -> No
         await runs.create_run(c, a_wish(base, method=method))
 
 
-async def test_thumbs_of_both_sorts_train_by_kto(
-    database: Database, make: MakeCycle
-) -> None:
+async def test_thumbs_of_both_sorts_train_by_kto(database: Database, make: MakeCycle) -> None:
     ids = await thumbs(database, 30, "up") + await thumbs(database, 30, "down")
     run = await step_until(make(), RunState.DONE)
     assert run.method == "kto"

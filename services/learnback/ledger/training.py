@@ -7,7 +7,7 @@ in another. Whoever withdrew or superseded a signal meanwhile keeps the last wor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
