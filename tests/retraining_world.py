@@ -87,11 +87,11 @@ class UnderWay:
 
 @pytest.fixture
 async def under_way(
-    sqlite_database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
+    database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
 ) -> UnderWay:
     """A run on 40 signals whose job waits."""
     monkeypatch.setenv("QUICK_JOB", "wait")
-    await tell(sqlite_database, 40)
+    await tell(database, 40)
     cycle = make()
     return UnderWay(cycle, (await step_until(cycle, RunState.RUNNING)).id)
 
