@@ -28,8 +28,7 @@ async def stream_both(
     app: ASGIApp, services: Services, pair: Pair, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Have both versions answer at once, and stream both answers; the good one if one fails."""
-    honest = not services.recorder.ids_differ
-    stage = Stage(pair, [p.completion_id for p in pair.both] if honest else [], send)
+    stage = Stage(pair, send)
 
     async def one(place: int, client: Leaving) -> Exchange:
         prepared = pair.both[place]
@@ -60,9 +59,8 @@ async def stream_both(
 class Stage:
     """What the client sees of two streams. Each piece waits until it is known how to show it."""
 
-    def __init__(self, pair: Pair, ids: list[str], send: Send) -> None:
+    def __init__(self, pair: Pair, send: Send) -> None:
         self._pair = pair
-        self._ids = ids
         self._send = send
         self._merging = Merging(pair.id, pair.first.asked.peeked.model)
         self._sides = (_Side(), _Side())
@@ -120,7 +118,8 @@ class Stage:
     def _head(self) -> Message:
         if self._alone is not None:
             return self._sides[self._alone].start
-        headers = [(b"content-type", EVENT_STREAM), *self._pair.headers(self._ids)]
+        ids = [side.id for side in self._sides if side.id is not None]
+        headers = [(b"content-type", EVENT_STREAM), *self._pair.headers(ids if ids[1:] else ())]
         return {"type": "http.response.start", "status": 200, "headers": headers}
 
     async def close(self, both: Sequence[Exchange]) -> None:
@@ -143,6 +142,8 @@ class _Side:
         self.start: Message = {}
         self.begun = False
         """It said something that is no error."""
+        self.id: str | None = None
+        """Its completion's, once it has begun."""
         self.over = False
         self.events: list[bytes] = []
         """Their data, as far as it was not shown."""
@@ -159,4 +160,5 @@ class _Side:
         if not self.begun:
             chunk = read_chunk(self.events[0]) if self.events else None
             self.begun = chunk is not None and chunk.get("error") is None
+            self.id = chunk.get("id") if chunk is not None else None
         return self.begun

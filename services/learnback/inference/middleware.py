@@ -144,12 +144,14 @@ class LearnbackMiddleware:
     async def _serve(self, scope: Scope, receive: Receive, send: Send, prepared: Prepared) -> None:
         """Let the engine answer; whatever happens to it, the exchange is recorded."""
         services = self._opened()
-        headers = _response_headers(prepared, honest_id=not services.recorder.ids_differ)
+        headers = _response_headers(prepared)
 
         def on_last(exchange: Exchange) -> None:
             record(services, prepared, exchange)
 
-        exchange = Exchange(prepared.rewritten, headers, receive, send, on_last)
+        exchange = Exchange(
+            prepared.rewritten, headers, receive, send, on_last, prepared.completion_id
+        )
         needs, uses = prepared.assignment.version.needs, services.follower.uses
         for name in needs:
             uses.begin(name)
@@ -163,6 +165,7 @@ class LearnbackMiddleware:
             measure(prepared, exchange)
             if services.follower.snapshot.mirror and self._mirror is not None:
                 self._mirror.offer(scope, prepared, exchange)
+            await exchange.begin()  # of an answer that ended before its first piece
 
 
 def _passes(scope: Scope) -> bool:
@@ -175,13 +178,10 @@ def _passes(scope: Scope) -> bool:
     return any(name == b"access-control-request-method" for name, _ in scope["headers"])
 
 
-def _response_headers(prepared: Prepared, *, honest_id: bool) -> bodies.Headers:
-    """Headers that say who answered; the id only while the engine gives the id that we ask for."""
-    headers = [
+def _response_headers(prepared: Prepared) -> bodies.Headers:
+    """Headers that say who answered."""
+    return [
         (b"x-request-id", prepared.request_id.encode()),
         (b"x-learnback-version", prepared.assignment.version.name.encode("latin-1", "replace")),
         (b"x-learnback-track", prepared.assignment.track.value.encode()),
     ]
-    if honest_id:
-        headers.append((b"x-learnback-completion-id", prepared.completion_id.encode()))
-    return headers

@@ -95,7 +95,7 @@ def prepare(
     rewritten = bodies.rewrite(
         fields,
         assignment.version.engine_model,
-        asked.endpoint,
+        _id_field(services, asked),
         completion_id,
         services.settings.drop_fields,
     )
@@ -110,6 +110,14 @@ def prepare(
         pair=pair,
         place=place,
     )
+
+
+def _id_field(services: Services, asked: Asked) -> str | None:
+    """The body's field in which the engine takes the answer's id; None: a header says it."""
+    if asked.endpoint == "responses":
+        return "request_id"
+    one_chat = asked.endpoint == "chat.completions" and asked.peeked.n in {None, 1}
+    return services.follower.base.dialect.id_field if one_chat else None
 
 
 def _salt(version: str, given: msgspec.Raw | None) -> msgspec.Raw:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import httpx
 from fastapi import FastAPI
@@ -90,7 +91,8 @@ def create_app(
     app = FastAPI(title="Learnback release", version=__version__, lifespan=lifespan)
     app.state.controller = controller
     add_error_handlers(app)
-    app.include_router(router(database, controller, keys, keys_required(common, settings.host)))
+    required = keys_required(common, settings.host)
+    app.include_router(router(database, controller, keys, required))
     add_health_routes(
         app,
         {
@@ -99,7 +101,12 @@ def create_app(
             "models": consumers_ready([consumer]),
         },
     )
-    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, max_seconds=BODY_S)
+    app.add_middleware(
+        BodyLimits,
+        max_bytes=settings.max_body_bytes,
+        max_seconds=BODY_S,
+        admit=partial(keys.authenticate, required=required),
+    )
     return app
 
 
@@ -125,7 +132,7 @@ def main() -> None:
     """Read the settings and serve until SIGTERM."""
     settings, common = ReleaseSettings(), CommonSettings()
     logs.configure(PROCESS, level=common.log_level, format=common.log_format)
-    serve(build(settings, common), settings.host, settings.port)
+    serve(build(settings, common), settings.host, settings.port, common.head_timeout)
 
 
 def build(settings: ReleaseSettings, common: CommonSettings) -> FastAPI:

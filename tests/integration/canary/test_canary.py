@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.canary_world import (
@@ -21,11 +23,13 @@ from tests.canary_world import (
     never,
     shares,
 )
-from tests.release_world import BASE, OTHER_SHORT, World, always
+from tests.release_world import BASE, OTHER_SHORT, World, a_completion, always
 
-from learnback.contracts.models import Alias, VersionState
+from learnback.contracts.models import Alias, CompletionEnd, VersionState
 from learnback.contracts.streams import RELEASES
-from learnback.ledger import releases
+from learnback.core.clock import now
+from learnback.ledger import completions, releases
+from learnback.ledger.canaries import served_between
 from learnback.registry import store
 from learnback.release import asking, operations
 
@@ -280,3 +284,13 @@ async def test_a_controller_that_lost_its_lease_changes_no_canary(lite: World) -
         await paused.rollout.look(GOOD, way)
     assert await looks_at(lite) == before
     assert (await candidate_of(lite)).weight == 0.1
+
+
+async def test_people_who_leave_are_no_fault_of_a_version(sqlite_database: Any) -> None:
+    left = {"end": CompletionEnd.CLIENT_DISCONNECTED, "status_code": 500}
+    broke = {"end": CompletionEnd.ENGINE_ERROR, "status_code": 500}
+    served = [a_completion("a", 1, **left), a_completion("b", 2, **broke)]
+    async with sqlite_database.write() as c:
+        await completions.record(c, served)
+        seen = await served_between(c, now() - timedelta(hours=1), now())
+    assert [(one.failed, one.abandoned) for one in seen] == [(False, True), (True, False)]
