@@ -77,6 +77,8 @@
 {{- $home := include "learnback.home" . -}}
 - name: spool
   mountPath: {{ $home }}/spool
+- name: cache
+  mountPath: {{ $home }}/cache
 {{- if ne .Values.inference.engine "external" }}
 - name: shm
   mountPath: /dev/shm
@@ -96,6 +98,10 @@
 - name: spool
   emptyDir:
     sizeLimit: {{ add (int64 .Values.inference.spoolBytes) 67108864 | quote }}
+# a volume of its own: where one is mounted deeper, the container runtime makes the folder between, as root
+- name: cache
+  emptyDir:
+    sizeLimit: {{ .Values.inference.cacheSize }}
 {{- if ne .Values.inference.engine "external" }}
 - name: shm
   emptyDir:
