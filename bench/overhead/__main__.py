@@ -35,12 +35,22 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--engine", choices=("vllm", "mock"), default="vllm")
     parser.add_argument("--minutes", type=float, default=3.0, help="how long to measure")
     parser.add_argument("--round-seconds", type=float, default=None, help="length of one load")
+    parser.add_argument(
+        "--pace",
+        type=float,
+        default=None,
+        metavar="SHARE",
+        help="clients pause, so that they ask for this share of what the server can do (0.5)",
+    )
     parser.add_argument("--json", type=Path, default=None, help="also write all figures here")
     parser.add_argument("--model", default=None, help="vllm: another model than the tiny one")
     parser.add_argument("--kv-cache-gib", type=int, default=1, help="vllm on the CPU: its cache")
     parser.add_argument("--variants", help="which to measure, comma-separated, `raw` first")
     parser.add_argument("--seed", type=int, default=0, help="order of the rounds")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.pace is not None and not 0 < given.pace < 1:
+        parser.error("--pace must be above 0 and below 1, such as 0.5")
+    return given
 
 
 def main() -> int:
@@ -54,7 +64,8 @@ def main() -> int:
     variants.sort(key=lambda name: name != "raw")
     rows = report.compare(found, variants)
     print(report.table(rows))
-    verdict = report.verdict(rows, "middleware" if given.engine == "vllm" else "")
+    judged = "middleware" if given.engine == "vllm" else ""
+    verdict = report.verdict(rows, judged, paced=given.pace is not None)
     for line in verdict.missed:
         print(f"goal missed: {line}")
     for line in verdict.unclear:
@@ -64,6 +75,7 @@ def main() -> int:
             "engine": given.engine,
             "generator": generator,
             "minutes": given.minutes,
+            "pace": given.pace,
             "machine": report.machine(),
             "comparison": report.plain(rows),
             "absolute": report.plain(report.absolute(found)),
@@ -92,6 +104,7 @@ def _run(given: argparse.Namespace, folder: Path, generate: loadgen.Generator) -
             minutes=given.minutes,
             round_s=given.round_seconds or (2.0 if given.engine == "vllm" else 0.5),
             seed=given.seed,
+            pace=given.pace,
             recorded=servers.recorded,
             say=_say,
         )

@@ -1,8 +1,10 @@
-/* A closed-loop HTTP/1.1 load generator: a fixed number of requests over CLIENTS keep-alive
- * connections, one thread, epoll. It exists because Python clients cost more CPU than what is
- * measured here.
+/* An HTTP/1.1 load generator: a fixed number of requests over CLIENTS keep-alive connections,
+ * one thread, epoll. It exists because Python clients cost more CPU than what is measured here.
  *
- *   loadgen HOST PORT CLIENTS REQUESTS FILE
+ *   loadgen HOST PORT CLIENTS REQUESTS FILE [PAUSE_US SEED]
+ *
+ * Each client asks again as soon as it has its answer (closed loop), or after a pause of
+ * PAUSE_US microseconds on average, drawn from an exponential distribution.
  *
  * FILE holds one whole request (head and body) that is sent again and again. Printed is one JSON
  * object; times are in microseconds. `first` is the time to the first byte of the body that is
@@ -12,6 +14,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -23,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HEAD_MAX = 16384, READ_MAX = 262144 };
+enum { HEAD_MAX = 16384, READ_MAX = 262144, SILENCE_MS = 120000 };
 enum state { IN_HEAD, IN_LENGTH, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER };
 
 struct client {
@@ -37,6 +40,7 @@ struct client {
     int newlines;          /* newlines seen in a row: two end an event */
     long events;
     double began, first, last_event;
+    double wakes;          /* when its pause ends; 0: it has none */
     int busy;
 };
 
@@ -47,6 +51,7 @@ static int queue;
 static long wanted, started, done, errors, events_total;
 static double *first_us, *total_us, *gap_us;
 static long first_count, total_count, gap_count;
+static double pause_us;
 
 static double now_us(void) {
     struct timespec t;
@@ -102,6 +107,30 @@ static void ask(struct client *c) {
     push(c);
 }
 
+static void rest(struct client *c) {
+    if (pause_us <= 0) {
+        ask(c);
+        return;
+    }
+    c->busy = 0;
+    c->wakes = now_us() - log(1 - drand48()) * pause_us;
+}
+
+/* Lets those ask whose pause is over; milliseconds until the next one, `most` at most. */
+static int wake(struct client *clients, long count, int most) {
+    double now = now_us(), next = now + most * 1e3;
+    for (long i = 0; i < count; i++) {
+        struct client *c = &clients[i];
+        if (c->wakes > 0 && c->wakes <= now) {
+            c->wakes = 0;
+            ask(c);
+        } else if (c->wakes > 0 && c->wakes < next) {
+            next = c->wakes;
+        }
+    }
+    return (int)ceil((next - now) / 1e3);
+}
+
 static void reopen(struct client *c) {
     close(c->fd);
     open_connection(c);
@@ -118,7 +147,7 @@ static void finish(struct client *c, double at) {
         events_total += c->events;
     }
     if (c->closes) reopen(c);
-    ask(c);
+    rest(c);
 }
 
 static void torn(struct client *c) {
@@ -127,7 +156,7 @@ static void torn(struct client *c) {
     if (was_busy) {
         done++;
         errors++;
-        ask(c);
+        rest(c);
     }
 }
 
@@ -278,11 +307,13 @@ static void read_request(const char *path) {
 
 static void run(struct client *clients, long count) {
     struct epoll_event ready[256];
-    for (long i = 0; i < count; i++) ask(&clients[i]);
+    double heard = now_us();
+    for (long i = 0; i < count; i++) rest(&clients[i]);
     while (done < wanted) {
-        int n = epoll_wait(queue, ready, 256, 120000);
+        int n = epoll_wait(queue, ready, 256, wake(clients, count, SILENCE_MS));
         if (n < 0 && errno != EINTR) die("epoll_wait");
-        if (n == 0) {
+        if (n > 0) heard = now_us();
+        if (n == 0 && now_us() - heard > SILENCE_MS * 1e3 + pause_us * 100) {
             fprintf(stderr, "loadgen: nothing arrived for 120 s\n");
             exit(3);
         }
@@ -298,9 +329,13 @@ static void run(struct client *clients, long count) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 6) {
-        fprintf(stderr, "usage: loadgen HOST PORT CLIENTS REQUESTS FILE\n");
+    if (argc != 6 && argc != 8) {
+        fprintf(stderr, "usage: loadgen HOST PORT CLIENTS REQUESTS FILE [PAUSE_US SEED]\n");
         return 2;
+    }
+    if (argc == 8) {
+        pause_us = atof(argv[6]);
+        srand48(atol(argv[7]));
     }
     long count = atol(argv[3]);
     wanted = atol(argv[4]);

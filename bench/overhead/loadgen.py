@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,9 @@ class Load:
     requests: int
     body: bytes
     path: str = "/v1/chat/completions"
+    pause_s: float = 0.0
+    """How long a client waits on average before it asks again; 0: it never waits."""
+    seed: int = 0
 
     def raw(self) -> bytes:
         """The request as it goes over the wire."""
@@ -51,7 +55,7 @@ def prepare(folder: Path) -> tuple[Generator, str]:
         )
         return _run_python, "python"
     binary = folder / "loadgen"
-    subprocess.run([compiler, "-O2", "-o", str(binary), str(SOURCE)], check=True)
+    subprocess.run([compiler, "-O2", "-o", str(binary), str(SOURCE), "-lm"], check=True)
     return lambda load: _run_c(binary, load), "c"
 
 
@@ -60,8 +64,9 @@ def _run_c(binary: Path, load: Load) -> dict[str, Any]:
         file.write(load.raw())
         file.flush()
         command = [str(binary), "127.0.0.1", str(load.port), str(load.clients)]
+        command += [str(load.requests), file.name, str(load.pause_s * 1e6), str(load.seed)]
         done = subprocess.run(
-            [*command, str(load.requests), file.name],
+            command,
             check=True,
             capture_output=True,
             text=True,
@@ -80,6 +85,7 @@ class _Clients:
 
     def __init__(self, load: Load) -> None:
         self.load = load
+        self.chance = random.Random(load.seed)
         self.left = load.requests
         self.errors = 0
         self.events = 0
@@ -97,6 +103,8 @@ class _Clients:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.load.port)
         while self.left > 0:
             self.left -= 1
+            if self.load.pause_s:
+                await asyncio.sleep(self.chance.expovariate(1 / self.load.pause_s))
             writer.write(self.load.raw())
             if not await self._answer(reader):
                 self.errors += 1

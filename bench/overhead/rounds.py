@@ -14,7 +14,10 @@ from bench.overhead.loadgen import Generator, Load
 
 LEAST_REQUESTS = 8
 """In one round; the median of fewer says little."""
-SHAPES = tuple((clients, streamed) for clients in (1, 16, 64) for streamed in (False, True))
+CLIENTS = (1, 16, 64)
+SHAPES = tuple((clients, streamed) for clients in CLIENTS for streamed in (False, True))
+PACED_SHAPES = tuple((clients, True) for clients in CLIENTS)
+"""Under a pace only the first token is of interest."""
 
 
 @dataclass(frozen=True)
@@ -97,33 +100,36 @@ def measure(
     seed: int,
     recorded: Recorded,
     say: Callable[[str], None],
+    pace: float | None = None,
 ) -> dict[Key, Series]:
-    """Rounds in random order until `minutes` are over; every variant once in each round."""
+    """Rounds in random order until `minutes` are over; every variant once in each round.
+
+    `pace`: the share of what the slowest variant can do that clients ask for at most, by pausing
+    between their requests; None: they never pause, so that the server is always saturated.
+    """
     chance = random.Random(seed)
-    counts: dict[tuple[int, bool], int] = {}
-    for clients, streamed in SHAPES:
+    loads: dict[tuple[int, bool], Load] = {}
+    for clients, streamed in SHAPES if pace is None else PACED_SHAPES:
         load = Load(0, clients, 0, bodies[streamed])
-        wanted = [calibrate(generate, v, load, round_s, recorded) for v in variants]
-        counts[clients, streamed] = min(wanted)
-        say(f"{clients} clients, {_word(streamed)}: {counts[clients, streamed]} requests a round")
+        most = min(calibrate(generate, v, load, round_s, recorded) for v in variants)
+        loads[clients, streamed] = replace(load, requests=most)
+        if pace is not None:
+            count = max(LEAST_REQUESTS, round(most * pace))
+            pause_s = clients * round_s / count  # with no time for answers: a little below the pace
+            loads[clients, streamed] = replace(load, requests=count, pause_s=pause_s)
+        say(f"{clients} clients, {_word(streamed)}: {loads[clients, streamed].requests} a round")
     found: dict[Key, Series] = defaultdict(Series)
     began = time.monotonic()
     done = 0
     while not done or time.monotonic() - began < minutes * 60:
-        shapes = list(SHAPES)
+        shapes = list(loads)
         chance.shuffle(shapes)
-        for clients, streamed in shapes:
+        for shape in shapes:
             order = list(variants)
             chance.shuffle(order)
             for variant in order:
-                load = Load(
-                    variant.port,
-                    clients,
-                    counts[clients, streamed],
-                    bodies[streamed],
-                    variant.path,
-                )
-                found[variant.name, clients, streamed].add(*_one(generate, variant, load, recorded))
+                load = replace(loads[shape], port=variant.port, path=variant.path, seed=done)
+                found[variant.name, *shape].add(*_one(generate, variant, load, recorded))
         done += 1
         say(f"round {done}, {(time.monotonic() - began) / 60:.1f} of {minutes:g} minutes")
     return found

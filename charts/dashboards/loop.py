@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from charts.dashboards.panels import Query, Row, dashboard, lines, quantiles, rate, stat
 
+ENGINES = 'job="$job", process="reward-engine"'
+
 FEEDBACK = Row(
     "Signals",
     [
@@ -66,6 +68,16 @@ FEEDBACK = Row(
                 'sum(rate(learnback_feedback_commit_signals_count{job="$job"}'
                 "[$__rate_interval]))",
                 "signals",
+            ),
+        ),
+        lines(
+            "Recorded and relayed",
+            "What came into the ledger by stream, and the signals that went on to theirs.",
+            "cps",
+            rate("learnback_feedback_recorded_total", "stream"),
+            Query(
+                'sum(rate(learnback_feedback_relayed_total{job="$job"}[$__rate_interval]))',
+                "relayed",
             ),
         ),
         lines(
@@ -179,6 +191,13 @@ REWARD = Row(
             'max(learnback_reward_model_ready{job="$job"})',
         ),
         stat(
+            "Reward model refused",
+            "Replicas that can't use the one that the registry names, and score with an older one.",
+            "none",
+            'sum(learnback_reward_model_refused{job="$job"})',
+            thresholds=[("red", 1.0)],
+        ),
+        stat(
             "Reward models taken over in 24 h",
             "Each training run brings one.",
             "none",
@@ -208,6 +227,53 @@ REWARD = Row(
             "cps",
             rate("learnback_reward_skipped_completions_total", "reason"),
         ),
+        lines(
+            "Time of a batch of scores",
+            "95th percentile by scorer; a neural reward model and a judge take longest.",
+            "s",
+            *quantiles("learnback_reward_scoring_seconds", by="scorer")[1:2],
+        ),
+        lines(
+            "Old answers scored anew",
+            "For datasets, evaluations and operators who asked (`learnback rewards rescorings`).",
+            "cps",
+            Query(
+                'sum(rate(learnback_reward_rescored_total{job="$job"}[$__rate_interval]))',
+                "scored",
+            ),
+        ),
+        lines(
+            "Pairs that the judge compared",
+            "position_first and position_second: it preferred a place, in both orders, which says "
+            "nothing. Many of them: another judge or rubric is needed.",
+            "cps",
+            rate("learnback_reward_judge_comparisons_total", "outcome"),
+            stacked=True,
+        ),
+    ],
+)
+ENGINE = Row(
+    "Reward engine (rewardEngine of the chart)",
+    [
+        lines(
+            "Texts running and waiting",
+            "Waiting for minutes while streams fall behind: it is the bottleneck.",
+            "none",
+            Query(f"sum(vllm:num_requests_running{{{ENGINES}}})", "running"),
+            Query(f"sum(vllm:num_requests_waiting{{{ENGINES}}})", "waiting"),
+        ),
+        lines(
+            "Time of a text",
+            "From its arrival in the engine to its score.",
+            "s",
+            *quantiles("vllm:e2e_request_latency_seconds", ENGINES),
+        ),
+        lines(
+            "Tokens judged",
+            "Of prompts and answers, a second.",
+            "cps",
+            Query(f"sum(rate(vllm:prompt_tokens_total{{{ENGINES}}}[$__rate_interval]))", "tokens"),
+        ),
     ],
 )
 
@@ -215,5 +281,5 @@ DASHBOARD = dashboard(
     "loop",
     "the loop",
     "Signals, streams and scores: where something waits, fails or is given up.",
-    [FEEDBACK, STREAMS, REWARD],
+    [FEEDBACK, STREAMS, REWARD, ENGINE],
 )

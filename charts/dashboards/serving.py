@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from charts.dashboards.panels import Query, Row, dashboard, lines, quantiles, rate
 
+OURS = 'job="$job", process="inference"'
+"""vLLM's own metrics are those of the reward engine too."""
+
 REQUESTS = Row(
     "Requests",
     [
@@ -61,34 +64,43 @@ ENGINE = Row(
             "Running and waiting",
             "Waiting requests are what replicas are scaled by.",
             "none",
-            Query('sum by (pod) (vllm:num_requests_running{job="$job"})', "running {{pod}}"),
-            Query('sum by (pod) (vllm:num_requests_waiting{job="$job"})', "waiting {{pod}}"),
+            Query(
+                f"sum by (pod) (vllm:num_requests_running{{{OURS}}})",
+                "running {{pod}}",
+            ),
+            Query(
+                f"sum by (pod) (vllm:num_requests_waiting{{{OURS}}})",
+                "waiting {{pod}}",
+            ),
         ),
         lines(
             "Time to the first token",
             "Queueing and prefill together.",
             "s",
-            *quantiles("vllm:time_to_first_token_seconds"),
+            *quantiles("vllm:time_to_first_token_seconds", OURS),
         ),
         lines(
             "Time between tokens",
             "How fast an answer runs once it began.",
             "s",
-            *quantiles("vllm:inter_token_latency_seconds"),
+            *quantiles("vllm:inter_token_latency_seconds", OURS),
         ),
         lines(
             "Time in the queue",
             "The part of the first token's time that more replicas would save.",
             "s",
-            *quantiles("vllm:request_queue_time_seconds"),
+            *quantiles("vllm:request_queue_time_seconds", OURS),
         ),
         lines(
             "Tokens",
             "Read and written a second by all replicas.",
             "cps",
-            Query('sum(rate(vllm:prompt_tokens_total{job="$job"}[$__rate_interval]))', "prompt"),
             Query(
-                'sum(rate(vllm:generation_tokens_total{job="$job"}[$__rate_interval]))',
+                f"sum(rate(vllm:prompt_tokens_total{{{OURS}}}[$__rate_interval]))",
+                "prompt",
+            ),
+            Query(
+                f"sum(rate(vllm:generation_tokens_total{{{OURS}}}[$__rate_interval]))",
                 "generated",
             ),
         ),
@@ -96,7 +108,10 @@ ENGINE = Row(
             "KV cache in use",
             "Near 100% requests wait or are preempted, however idle the GPU looks.",
             "percentunit",
-            Query('max by (pod) (vllm:kv_cache_usage_perc{job="$job"})', "{{pod}}"),
+            Query(
+                f"max by (pod) (vllm:kv_cache_usage_perc{{{OURS}}})",
+                "{{pod}}",
+            ),
         ),
         lines(
             "Prefix cache hits",
@@ -104,8 +119,8 @@ ENGINE = Row(
             "versions, since each adapter has its own cache.",
             "percentunit",
             Query(
-                'sum(rate(vllm:prefix_cache_hits_total{job="$job"}[$__rate_interval])) / '
-                'sum(rate(vllm:prefix_cache_queries_total{job="$job"}[$__rate_interval]))',
+                f"sum(rate(vllm:prefix_cache_hits_total{{{OURS}}}[$__rate_interval])) / "
+                f"sum(rate(vllm:prefix_cache_queries_total{{{OURS}}}[$__rate_interval]))",
                 "hits",
             ),
         ),
@@ -113,7 +128,7 @@ ENGINE = Row(
             "Preemptions",
             "Requests thrown out of a full KV cache and computed again.",
             "cps",
-            rate("vllm:num_preemptions_total", "pod"),
+            rate("vllm:num_preemptions_total", "pod", OURS),
         ),
         lines(
             "Memory of the process",
@@ -121,6 +136,68 @@ ENGINE = Row(
             "bytes",
             Query(
                 'max by (pod) (process_resident_memory_bytes{job="$job", process="inference"})',
+                "{{pod}}",
+            ),
+        ),
+    ],
+)
+BESIDE = Row(
+    "Beside the answer: a candidate's copies and pairs",
+    [
+        lines(
+            "Copies for a candidate",
+            "Requests that the candidate answers too and nobody sees. dropped: too many ran at "
+            "once; failed: it broke, or took too long.",
+            "reqps",
+            rate("learnback_inference_mirrored_total", "result"),
+            stacked=True,
+        ),
+        lines(
+            "Answers shown in pairs",
+            "By how they ended; each pair has two. Where one failed, the other was shown alone.",
+            "reqps",
+            rate("learnback_inference_ended_total", "end", 'job="$job", track="compared"'),
+            stacked=True,
+        ),
+        lines(
+            "Time of answers in pairs",
+            "A pair is shown when the slower one is there.",
+            "s",
+            *quantiles("learnback_inference_duration_seconds", 'job="$job", track="compared"'),
+        ),
+    ],
+)
+PROMPTS = Row(
+    "Prompt strategies",
+    [
+        lines(
+            "Examples put before prompts",
+            "left out: picked, and too long for the context or the limit.",
+            "cps",
+            Query(
+                'sum(rate(learnback_inference_examples_total{job="$job"}[$__rate_interval]))',
+                "shown",
+            ),
+            Query(
+                'sum(rate(learnback_inference_examples_left_out_total{job="$job"}'
+                "[$__rate_interval]))",
+                "left out",
+            ),
+        ),
+        lines(
+            "Requests without their strategy",
+            "By the reason for which it, or a part of it, was not applied.",
+            "reqps",
+            rate("learnback_inference_strategy_skipped_total", "reason"),
+            stacked=True,
+        ),
+        lines(
+            "Examples taken back",
+            "In the last 24 hours: erased, withdrawn or superseded by the people who gave them.",
+            "none",
+            Query(
+                "max by (pod) "
+                '(increase(learnback_inference_examples_taken_back_total{job="$job"}[24h]))',
                 "{{pod}}",
             ),
         ),
@@ -198,6 +275,6 @@ RECORDS = Row(
 DASHBOARD = dashboard(
     "serving",
     "serving",
-    "Requests, the engine, the versions that replicas serve, and the records of answers.",
-    [REQUESTS, ENGINE, RELEASE, RECORDS],
+    "Requests, the engine, copies and pairs, the versions that replicas serve, and the records.",
+    [REQUESTS, ENGINE, BESIDE, PROMPTS, RELEASE, RECORDS],
 )

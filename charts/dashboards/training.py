@@ -54,6 +54,17 @@ RUN = Row(
             Query('max(learnback_retraining_run_planned_step_count{job="$job"})', "planned"),
             width=12,
         ),
+        lines(
+            "What the method watches",
+            "Of the last step: rewards, accuracies, distances from the reference, lengths. Units "
+            "differ: pick lines in the legend.",
+            "none",
+            Query(
+                'max by (method, metric) (learnback_retraining_run_measured_value{job="$job"})',
+                "{{method}} {{metric}}",
+            ),
+            width=24,
+        ),
     ],
 )
 RUNS = Row(
@@ -158,10 +169,75 @@ GATE = Row(
         ),
     ],
 )
+CANARY = Row(
+    "Canary and traffic",
+    [
+        stat(
+            "Controllers that act",
+            "1 of them holds the lease. 0 for minutes: nobody promotes or rolls back.",
+            "none",
+            'sum(learnback_release_leading{job="$job"})',
+            thresholds=[("red", 0.0), ("green", 1.0), ("red", 2.0)],
+        ),
+        stat(
+            "Replicas that are waited for",
+            "Live ones that have not loaded the version that is to get its first people.",
+            "none",
+            'max(learnback_release_waiting_replicas{job="$job"})',
+        ),
+        lines(
+            "Looks at canaries",
+            "In the last 24 hours, by what they decided.",
+            "none",
+            Query(
+                'sum by (verdict) (increase(learnback_release_looks_total{job="$job"}[24h]))',
+                "{{verdict}}",
+            ),
+        ),
+        lines(
+            "Objects of the operator",
+            "ModelReleases at its last look, and what it handed on and failed at in the last 24 "
+            "hours. Nothing without the operator.",
+            "none",
+            Query('max(learnback_operator_objects{job="$job"})', "objects"),
+            Query('sum(increase(learnback_operator_asked_total{job="$job"}[24h]))', "canaries"),
+            Query(
+                'sum by (answer) (increase(learnback_operator_decided_total{job="$job"}[24h]))',
+                "{{answer}}",
+            ),
+            Query('sum(increase(learnback_operator_failures_total{job="$job"}[24h]))', "failures"),
+        ),
+    ],
+)
+FILES = Row(
+    "Files of old versions",
+    [
+        lines(
+            "Collected",
+            "In the last 24 hours: versions marked, files removed, uploads that never ended.",
+            "none",
+            Query(
+                'sum by (what) (increase(learnback_release_collected_total{job="$job"}[24h]))',
+                "{{what}}",
+            ),
+            width=12,
+        ),
+        lines(
+            "Failed collections",
+            "In the last 24 hours; the next pass tries again.",
+            "none",
+            Query(
+                'sum(increase(learnback_release_collection_failures_total{job="$job"}[24h]))',
+                "failures",
+            ),
+            width=12,
+        ),
+    ],
+)
 
 DASHBOARD = dashboard(
     "training",
     "training and release",
     "The run at hand, past runs, evaluations, verdicts, and who moved traffic.",
-    [RUN, RUNS, GATE],
+    [RUN, RUNS, GATE, CANARY, FILES],
 )

@@ -42,6 +42,14 @@ def exported() -> dict[str, frozenset[str]]:
     return found
 
 
+def ours() -> dict[str, set[str]]:
+    """The series of each metric that we declare."""
+    return {
+        name: {name.removesuffix("_total") + suffix for suffix in SUFFIXES[kind]}
+        for name, kind, _ in _ours()
+    }
+
+
 def our_modules() -> Iterator[ModuleType]:
     """The modules that declare metrics: `metrics.py` of each process, `*_metrics.py` of core."""
     for module in pkgutil.walk_packages(learnback.__path__, "learnback."):

@@ -65,7 +65,7 @@ def _outcomes() -> set[str]:
 
 
 LABEL_VALUES: dict[str, set[str]] = {
-    "process": {"inference", "feedback", "reward", "retraining", "release"},
+    "process": {"inference", "feedback", "reward", "reward-engine", "retraining", "release"},
     "end": {end.value for end in CompletionEnd},
     "track": {track.value for track in Track} | {"loaded"},
     "state": {state.value for state in RunState},

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from charts.dashboards.__main__ import written
-from tests.chart.exported import TARGET, exported
+from tests.chart.exported import TARGET, exported, ours
 from tests.chart.expressions import (
     DASHBOARDS,
     Selector,
@@ -24,7 +24,10 @@ from tests.chart.label_values import LABEL_VALUES
 from tests.chart.promtool import check_expressions
 from tests.chart.watched import rendered, watched
 
-PROCESSES = {"inference", "feedback", "reward", "retraining", "release"}
+PROCESSES = {
+    *("inference", "feedback", "reward", "reward-engine", "retraining", "release"),
+    "operator",
+}
 
 
 EXPRESSIONS = {**alert_expressions(), **dashboard_expressions()}
@@ -66,11 +69,24 @@ def _plain_values(selector: Selector) -> list[tuple[str, str]]:
     for label, _, value in selector.matchers:
         if label in TARGET - {"process"} or label == "persistentvolumeclaim":
             continue
-        if re.fullmatch(r"[a-z_|]+", value):
+        if re.fullmatch(r"[a-z_|-]+", value):
             found += [(label, alternative) for alternative in value.split("|")]
         else:
             assert (label, value) == ("status", "5.."), f"say how to check {label}={value!r}"
     return found
+
+
+def test_every_metric_of_ours_is_shown_or_watched() -> None:
+    asked = {s.metric for text in EXPRESSIONS.values() for s in selectors(text)}
+    unseen = {name for name, series in ours().items() if not series & asked}
+    assert not unseen, "add panels in charts/dashboards"
+
+
+def test_vllms_metrics_are_never_mixed_with_those_of_the_reward_engine() -> None:
+    for place, text in EXPRESSIONS.items():
+        for selector in selectors(text):
+            if selector.metric.startswith("vllm:"):
+                assert "process" in {label for label, _, _ in selector.matchers}, place
 
 
 def test_expressions_are_promql(tmp_path: Path) -> None:

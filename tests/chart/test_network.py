@@ -90,6 +90,15 @@ def test_arrows_between_our_pods_are_those_of_the_design() -> None:
     }
 
 
+def test_a_reward_engine_is_asked_by_who_judges_and_asks_nobody_of_ours() -> None:
+    found = render("reward-engine")
+    added = {(process, "reward-engine", 8010) for process in ("reward", "release")}
+    assert arrows(found, "egress") - ARROWS == added
+    assert added < arrows(found, "ingress")
+    assert outside(found, "reward-engine") == {53, 443}, "DNS, and the hub for the base model"
+    assert outside(render("many-gpus"), "reward-engine") == {53}, "the model is on a volume"
+
+
 def test_only_inference_and_feedback_are_open_and_no_more_once_clients_are_named() -> None:
     def open_to_all(found: list[Object]) -> set[tuple[str, int]]:
         return {
@@ -178,8 +187,11 @@ def test_scrapers_reach_every_process() -> None:
         "podSelector": {"matchLabels": {"app": "prometheus"}},
         "namespaceSelector": {"matchLabels": {"team": "watch"}},
     }
-    for name, port in HTTP.items():
-        rules = policies(render("restricted"))[name]["ingress"]
+    watched = {**HTTP, "operator": 8005, "reward-engine": 8010}
+    on = ("operator.enabled=true", "rewardEngine.enabled=true")
+    found = policies(render_with(*on, scenario="restricted"))
+    for name, port in watched.items():
+        rules = found[name]["ingress"]
         assert any(scraper in r["from"] and r["ports"][0]["port"] == port for r in rules), name
 
 

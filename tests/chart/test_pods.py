@@ -159,6 +159,17 @@ def test_mounts_have_volumes_and_volumes_have_claims_that_are_there_or_yours(
             assert claim in made or not claim.startswith(("demo-learnback", "lb-")), claim
 
 
+def test_no_folder_that_leads_to_a_mount_is_left_to_the_runtime(scenario: str) -> None:
+    """It would make root own it, and our processes could write nothing beside the mount."""
+    for pod in pods(render(scenario)):
+        for one in pod.containers:
+            paths = {m["mountPath"].rstrip("/") for m in one.get("volumeMounts", [])}
+            for path in paths:
+                above, _, _ = path.rpartition("/")
+                around = {p for p in paths if above.startswith(f"{p}/")}
+                assert not around or above in paths, (pod.name, path)
+
+
 def _claim_templates(pod: Pod) -> list[Any]:
     found: list[Any] = pod.owner["spec"].get("volumeClaimTemplates", [])
     return found

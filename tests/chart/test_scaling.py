@@ -111,6 +111,7 @@ def test_a_number_is_there_only_where_you_set_it() -> None:
         "inference": 4,
         "feedback": 3,
         "reward": 3,
+        "reward-engine": None,
         "retraining": None,
         "release": None,
     }

@@ -166,7 +166,7 @@ def _render_against(api: FakeApi) -> list[Object]:
 def test_the_registered_keys_have_the_scopes_that_their_users_need() -> None:
     (job,) = of_kind(render("minimal"), "Job")
     assert registered(job) == {
-        "release": ["infer"],
+        "release": ["infer", "evaluate"],
         "check": ["infer", "feedback"],
         "admin": ["admin"],
         "schedule": ["train"],

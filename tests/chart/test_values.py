@@ -47,6 +47,7 @@ CONTEXTS = {
     "monitoring": ["monitoring"],
     "judge": ["judge"],
     "neuralRewards": ["judge"],
+    "rewardEngine": ["reward-engine", "many-gpus"],
     "networkPolicy": ["minimal", "external", "keda", "external-engine", "operator", "judge"],
 }
 """Scenarios in which a block's values can be seen at work; else the smallest one."""
@@ -66,6 +67,7 @@ CHANGED = {
     "inference.engine": "gpu",
     "feedback.autoscaling.enabled": False,
     "reward.autoscaling.enabled": False,
+    "rewardEngine.models.accessModes": ["ReadWriteMany"],
     "networkPolicy.redis.port": 7777,
     "networkPolicy.database.port": 7777,
     "feedback.replicas": 3,

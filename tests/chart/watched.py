@@ -18,6 +18,9 @@ SETTINGS = (
     "monitoring.dashboards.enabled=true",
     "externalDatabase.url=postgresql://ledger",
     "artifacts.url=s3://versions",
+    "rewardEngine.enabled=true",
+    "rewardEngine.models.accessModes={ReadWriteMany}",
+    "operator.enabled=true",
     "inference.autoscaling.by=keda",
     "inference.autoscaling.prometheusUrl=http://prometheus:9090",
 )

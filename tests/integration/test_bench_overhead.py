@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,25 @@ def test_an_answer_in_one_piece_has_no_first_token_to_be_late() -> None:
     row = {"variant": "middleware", "clients": 1, "streamed": False, "errors": 0}
     row |= {"throughput_ratio": Spread(0.99, 0.95, 1.02, 9), "ttft_added_ms": Spread(3, 2, 5, 9)}
     assert verdict([row], "middleware").exit_code == 0
+
+
+def test_a_first_token_is_judged_only_where_the_server_has_time_to_spare() -> None:
+    row = {"variant": "middleware", "clients": 64, "streamed": True, "errors": 0}
+    row |= {"throughput_ratio": Spread(0.99, 0.95, 1.02, 9), "ttft_added_ms": Spread(3, 2, 5, 9)}
+    assert verdict([row], "middleware").exit_code == 0
+    assert verdict([row], "middleware", paced=True).exit_code == 1
+
+
+async def test_clients_that_pause_leave_the_server_alone_between_their_requests(
+    generate: loadgen.Generator,
+) -> None:
+    async def script(call: Call) -> None:
+        await call.answer(b"yes")
+
+    async with engine(script) as up:
+        load = Load(up.port, 4, 40, b"{}", pause_s=0.05, seed=3)
+        paced = await asyncio.to_thread(generate, load)
+        closed = await asyncio.to_thread(generate, replace(load, pause_s=0.0))
+    assert (paced["requests"], paced["errors"], closed["errors"]) == (40, 0, 0)
+    assert paced["seconds"] > 0.25  # ten pauses of 50 ms for each client, on average
+    assert closed["seconds"] < paced["seconds"]

@@ -23,7 +23,7 @@ from learnback.core.errors import Conflict, Unavailable
 from learnback.ledger import releases, replicas
 from learnback.ledger.database import Database
 from learnback.ledger.migrate import migrate
-from learnback.ledger.runs import Run, RunState, create_run
+from learnback.ledger.runs import Run, RunState, create_run, report_name
 from learnback.registry import garbage, store
 from learnback.registry.artifacts import ArtifactStore
 from learnback.registry.settings import RetentionSettings
@@ -75,6 +75,11 @@ async def add(
             await garbage.register(
                 connection, artifacts, a_version(name, **values | changes), files
             )
+
+
+def a_run(**values: Any) -> Run:
+    given = {"id": "run_1", "method": "dpo", "base_version": "base", "created_at": clock.now()}
+    return Run(**given | values)
 
 
 async def served(database: Database, *names: str, alias: Alias = Alias.STABLE) -> None:
@@ -168,14 +173,7 @@ async def test_a_run_a_canary_and_a_replica_keep_their_versions(
     database: Any, artifacts: ArtifactStore, files: Path, later: Later
 ) -> None:
     await add(database, artifacts, files, "parent", "tried", "pinned", "nobody's")
-    run = Run(
-        id="run_1",
-        method="dpo",
-        state=RunState.ASKED,
-        base_version="base",
-        parent="parent",
-        created_at=clock.now(),
-    )
+    run = a_run(state=RunState.ASKED, parent="parent")
     async with database.write() as connection:
         await create_run(connection, run)
         await releases.change(connection, "tried", evaluating_since=clock.now())
@@ -241,6 +239,29 @@ async def test_what_died_half_way_goes_and_what_is_others_stays(
     found = await garbage.collect(sqlite_database, artifacts, RETENTION)
     assert found.abandoned == ["torn"]
     assert found.unknown == artifacts.names() == ["of another ledger"]
+
+
+async def test_a_runs_report_goes_after_its_version_and_is_known_until_then(
+    database: Any, artifacts: ArtifactStore, files: Path, later: Later
+) -> None:
+    await add(database, artifacts, files, "made")
+    run = a_run(state=RunState.DONE, version="made", finished_at=clock.now())
+    async with database.write() as connection:
+        await create_run(connection, run)
+    report = report_name(run.id)
+    artifacts.put(files, report)
+    young = await garbage.collect(database, artifacts, RETENTION)
+    assert (young.kept[report], young.unknown) == ("made came of this run", [])
+    later(days=8)
+    assert (await garbage.collect(database, artifacts, RETENTION)).marked == ["made"]
+    later(minutes=11)
+    after = await garbage.collect(database, artifacts, RETENTION)
+    assert (after.removed, list(after.kept)) == (["made"], [report])
+    later(days=8)
+    assert (await garbage.collect(database, artifacts, RETENTION, dry_run=True)).removed == [report]
+    assert artifacts.names() == [report]
+    last = await garbage.collect(database, artifacts, RETENTION)
+    assert (last.removed, last.unknown, artifacts.names()) == ([report], [], [])
 
 
 def _dies(*_: Any) -> None:

@@ -242,6 +242,28 @@ async def test_who_lost_the_lease_writes_nothing_more(
     assert ended.state == "done"
 
 
+async def test_wishes_that_ended_long_ago_go_as_another_ends(
+    rescorer: Rescorer, sqlite_database: Database, model: str
+) -> None:
+    await remember(sqlite_database, 3)
+    for since in (AT, AT + timedelta(hours=1)):
+        await ask(sqlite_database, model, since=since)
+    await rescorer.run_until_done()
+    open_one = await ask(sqlite_database, "no-such-model", since=AT)
+    assert open_one is not None
+    async with sqlite_database.write() as connection:
+        (first, second) = [w for w in await rescoring.newest(connection) if w.state == "done"]
+        for wish in (first, open_one):
+            long_ago = {"changed_at": now() - rescoring.KEPT - timedelta(minutes=1)}
+            c = rescorings.c
+            await connection.execute(update(rescorings).where(c.id == wish.id).values(long_ago))
+        assert len(await rescoring.newest(connection)) == 3
+    await rescorer.run_until_done()
+    async with sqlite_database.read() as connection:
+        left = {w.id for w in await rescoring.newest(connection)}
+    assert left == {second.id, open_one.id}, "what is open stays, however old"
+
+
 @pytest.mark.parametrize("problem", ["unknown", "damaged"])
 async def test_a_model_that_cannot_score_ends_the_wish_with_the_reason(
     rescorer: Rescorer, sqlite_database: Database, model: str, tmp_path: Path, problem: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -25,6 +26,7 @@ from learnback.core.settings import CommonSettings
 from learnback.ledger.database import Database
 from learnback.ledger.keys import create_key
 from learnback.models.reward import Item, Scored
+from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
 from learnback.reward.app import create_app
 from learnback.reward.scorers.judge import JudgeScorer
@@ -120,6 +122,30 @@ async def test_a_newer_model_takes_over(
     assert current.scorer is not None
     assert current.scorer.version == newer
     assert await current.refresh() is False
+
+
+async def test_the_copy_of_a_model_goes_when_no_process_has_held_it_for_long(
+    current: CurrentModel, sqlite_database: Any, tmp_path: Path
+) -> None:
+    first = await publish_model(sqlite_database, tmp_path, likes=SHORT)
+    await current.refresh()
+    rescoring = await current.open_named(first)
+    await publish_model(sqlite_database, tmp_path, likes=LONG)
+    await current.refresh()
+    await _a_day_later(current)
+    assert len(list(current.cache.iterdir())) == 2, "rescoring still uses the older one"
+    del rescoring
+    await _a_day_later(current)
+    (left,) = current.cache.iterdir()
+    assert current.scorer is not None
+    async with sqlite_database.read() as connection:
+        assert left.name == (await store.get(connection, current.scorer.version)).artifact_digest
+
+
+async def _a_day_later(current: CurrentModel) -> None:
+    for copy in current.cache.iterdir():
+        os.utime(copy, (0, 0))
+    await current.tidy()
 
 
 async def test_a_model_with_changed_files_never_scores(

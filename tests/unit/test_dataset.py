@@ -103,6 +103,7 @@ FILTERS = st.fixed_dictionaries(
         "min_rater_overlap": st.integers(1, 3),
         "max_rater_share": st.floats(0.01, 1),
         "max_answer_characters": st.integers(4, 6),
+        "max_resemblance": st.floats(0.5, 1),
     },
 )
 

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from learnback.retraining.trainers import kl
+from learnback.retraining.trainers import kl, processes
 from learnback.retraining.trainers.advantages import (
     leave_one_out,
     mismatch,
@@ -244,3 +244,16 @@ def test_every_prompt_is_asked_once_before_any_is_asked_again() -> None:
     assert asked[:10] != asked[10:]
     assert prompts_of_step(10, 4, seed=3, step=2) == asked[8:12]
     assert prompts_of_step(10, 4, seed=4, step=0) != asked[:4]
+
+
+@pytest.mark.parametrize(("things", "count"), [(8, 2), (7, 3), (2, 4), (0, 2), (5, 1)])
+def test_shares_of_processes_are_all_there_is_and_as_even_as_can_be(
+    monkeypatch: pytest.MonkeyPatch, things: int, count: int
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    shares = []
+    for rank in range(count):
+        monkeypatch.setenv("RANK", str(rank))
+        shares.append(list(range(things))[processes.share(things)])
+    assert [thing for share in shares for thing in share] == list(range(things))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

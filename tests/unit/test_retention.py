@@ -11,8 +11,14 @@ from tests.factories import AT, a_version
 
 from learnback.contracts.models import Alias, VersionKind, VersionState
 from learnback.ledger.releases import Release
-from learnback.ledger.runs import ACTIVE, Run
-from learnback.registry.retention import UNDECIDED, Facts, collectable, needed
+from learnback.ledger.runs import ACTIVE, Run, RunState
+from learnback.registry.retention import (
+    UNDECIDED,
+    Facts,
+    collectable,
+    needed,
+    why_report_stays,
+)
 from learnback.registry.settings import RetentionSettings
 from learnback.registry.store import AliasMove, AliasState
 
@@ -184,6 +190,32 @@ def test_what_nobody_needs_is_taken() -> None:
     move = AliasMove(Alias.STABLE, 2, "base", "left", 1.0, old, "test", "test", 0.0)
     facts = Facts(at=AT, versions=[refused, left, judge], moves=[move])
     assert collectable(facts, RetentionSettings()) == ["judge", "left", "refused"]
+
+
+def a_reported_run(**changes: Any) -> Run:
+    old = AT - timedelta(days=90)
+    ended = {"state": RunState.DONE, "created_at": old, "finished_at": old}
+    return a_run(None, **ended | {"version": "v"} | changes)
+
+
+def test_a_report_stays_as_long_as_what_its_run_made_and_as_what_nobody_serves() -> None:
+    old, retention = AT - timedelta(days=90), RetentionSettings()
+    made = a_version("v", artifact="v", changed_at=old)
+
+    def stays(run: Run, *versions: Any) -> str | None:
+        return why_report_stays(run, Facts(at=AT, versions=versions), retention)
+
+    assert stays(a_reported_run(), made) == "v came of this run"
+    judge = a_version("judge", kind=VersionKind.REWARD_MODEL, artifact="j", changed_at=old)
+    both = a_reported_run(progress={"reward_model": "judge"})
+    gone = made.model_copy(update={"deleted": True})
+    assert stays(both, gone, judge) == "judge came of this run"
+    assert stays(both, gone, judge.model_copy(update={"deleted": True})) is None
+    assert stays(a_reported_run(), gone.model_copy(update={"changed_at": AT})) is not None
+    failed = {"state": RunState.FAILED, "version": None}
+    assert stays(a_reported_run(**failed)) is None
+    assert stays(a_reported_run(**failed, finished_at=AT)) is not None
+    assert stays(a_reported_run(state=RunState.REGISTERING, finished_at=None)) is not None
 
 
 def test_a_run_keeps_what_its_row_names_anywhere() -> None:

@@ -1,7 +1,7 @@
 {{/*
 Names, labels, and what every pod of ours has in common.
 Arguments are dicts: "root" is the chart's root context ($), "component" one of inference, feedback,
-reward, retraining, release, valkey, migrate, training, operator, test.
+reward, reward-engine, retraining, release, valkey, migrate, training, operator, test.
 */}}
 
 {{- define "learnback.name" -}}
@@ -76,13 +76,8 @@ false for control. A digest wins over the tag.
 {{- toYaml .Values.containerSecurityContext -}}
 {{- end -}}
 
-{{/*
-The environment that every process shares, as a list of name and value: where the model, the ledger,
-the streams and the artifacts are. Pods that use it set `enableServiceLinks: false`: Kubernetes would
-add LEARNBACK_FEEDBACK_PORT=tcp://... for our Services, which our settings would take for theirs.
-*/}}
-{{- define "learnback.env" -}}
-{{- $values := .Values -}}
+{{/* What a process of ours needs that reads no ledger, no stream and no artifact. */}}
+{{- define "learnback.baseEnv" -}}
 - name: HOME
   value: /tmp
 - name: USER
@@ -90,7 +85,17 @@ add LEARNBACK_FEEDBACK_PORT=tcp://... for our Services, which our settings would
 - name: LEARNBACK_HOME
   value: {{ include "learnback.home" . }}
 - name: LEARNBACK_MODEL
-  value: {{ $values.model.name | quote }}
+  value: {{ .Values.model.name | quote }}
+{{- end -}}
+
+{{/*
+The environment that every process shares, as a list of name and value: where the model, the ledger,
+the streams and the artifacts are. Pods that use it set `enableServiceLinks: false`: Kubernetes would
+add LEARNBACK_FEEDBACK_PORT=tcp://... for our Services, which our settings would take for theirs.
+*/}}
+{{- define "learnback.env" -}}
+{{- $values := .Values -}}
+{{ include "learnback.baseEnv" . }}
 - name: LEARNBACK_HELD_OUT_SHARE
   value: {{ $values.heldOutShare | quote }}
 - name: LEARNBACK_LOG_FORMAT
@@ -166,15 +171,25 @@ add LEARNBACK_FEEDBACK_PORT=tcp://... for our Services, which our settings would
 {{- end }}
 {{- end -}}
 
-{{/* The token of the model hub, for pods that load the model. */}}
-{{- define "learnback.hubEnv" -}}
-{{- with .Values.model.hub.existingSecret -}}
+{{/* Where pods that load the model get it from, and all that vLLM, Triton, torch and their libraries write, since the root
+is read-only. */}}
+{{- define "learnback.modelEnv" -}}
+{{- $cache := printf "%s/cache" (include "learnback.home" .) -}}
+{{- range $name, $folder := dict "HF_HOME" "huggingface" "XDG_CACHE_HOME" "xdg" "VLLM_CACHE_ROOT" "vllm" "VLLM_CONFIG_ROOT" "vllm-config" "TRITON_CACHE_DIR" "triton" "TRITON_HOME" "triton-home" "TORCHINDUCTOR_CACHE_DIR" "inductor" "TORCH_EXTENSIONS_DIR" "torch-extensions" "TORCH_HOME" "torch" "NUMBA_CACHE_DIR" "numba" "CUDA_CACHE_PATH" "cuda" "FLASHINFER_WORKSPACE_BASE" "flashinfer" "OUTLINES_CACHE_DIR" "outlines" }}
+- name: {{ $name }}
+  value: {{ $cache }}/{{ $folder }}
+{{- end }}
+{{- with .Values.model.hub.endpoint }}
+- name: HF_ENDPOINT
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.model.hub.existingSecret }}
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef:
       name: {{ . }}
       key: {{ $.Values.model.hub.existingSecretKey }}
-{{- end -}}
+{{- end }}
 {{- end -}}
 
 {{/* "true" where the ledger is SQLite on a volume of ours. */}}
@@ -192,12 +207,26 @@ add LEARNBACK_FEEDBACK_PORT=tcp://... for our Services, which our settings would
 {{- or (eq (include "learnback.sqlite" .) "true") (eq (include "learnback.artifactsOnOneNode" .) "true") -}}
 {{- end -}}
 
+{{/* "true" where reward models go to the reward engine on a volume that only one node can mount. */}}
+{{- define "learnback.rewardModelsOnOneNode" -}}
+{{- and .Values.rewardEngine.enabled (not (has "ReadWriteMany" .Values.rewardEngine.models.accessModes)) -}}
+{{- end -}}
+
 {{- define "learnback.ledgerClaim" -}}
 {{- .Values.sqlite.persistence.existingClaim | default (printf "%s-ledger" (include "learnback.fullname" .)) -}}
 {{- end -}}
 
 {{- define "learnback.artifactsClaim" -}}
 {{- .Values.artifacts.persistence.existingClaim | default (printf "%s-artifacts" (include "learnback.fullname" .)) -}}
+{{- end -}}
+
+{{- define "learnback.modelCacheClaim" -}}
+{{- .Values.model.cache.existingClaim | default (printf "%s-model-cache" (include "learnback.fullname" .)) -}}
+{{- end -}}
+
+{{/* Reward models as the reward engine loads them. */}}
+{{- define "learnback.rewardModelsClaim" -}}
+{{- .Values.rewardEngine.models.existingClaim | default (printf "%s-reward-models" (include "learnback.fullname" .)) -}}
 {{- end -}}
 
 {{/* Run folders and checkpoints: written by retraining, trained in by the Jobs. */}}

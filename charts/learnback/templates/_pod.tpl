@@ -1,8 +1,10 @@
 {{/* Parts of pods. Arguments: "root", "component", and "values", the component's block of values. */}}
 
-{{/* "true" where all pods with data must share a node, and this component has data. */}}
+{{/* "true" where pods with data must share a node, and this component has such data. */}}
 {{- define "learnback.pinned" -}}
-{{- and (eq (include "learnback.oneNode" .root) "true") (has .component (list "inference" "feedback" "reward" "retraining" "release" "migrate")) -}}
+{{- $all := and (eq (include "learnback.oneNode" .root) "true") (has .component (list "inference" "feedback" "reward" "retraining" "release" "migrate")) -}}
+{{- $rewards := and (eq (include "learnback.rewardModelsOnOneNode" .root) "true") (has .component (list "reward" "release" "reward-engine")) -}}
+{{- or $all $rewards -}}
 {{- end -}}
 
 {{/* Without the versions of chart and app: a pod restarts only for what changes it. */}}
@@ -103,7 +105,7 @@ topologySpreadConstraints:
 
 {{/* A process's port, in its pod and of its Service. */}}
 {{- define "learnback.port" -}}
-{{- get (dict "inference" "8000" "feedback" "8001" "reward" "8002" "retraining" "8003" "release" "8004" "operator" "8005") .component -}}
+{{- get (dict "inference" "8000" "feedback" "8001" "reward" "8002" "retraining" "8003" "release" "8004" "operator" "8005" "reward-engine" "8010") .component -}}
 {{- end -}}
 
 {{- define "learnback.ports" -}}
@@ -113,20 +115,21 @@ ports:
     protocol: TCP
 {{- end -}}
 
-{{/* Alive is cheap and says nothing of others; ready says that the process can do its job now. */}}
+{{/* Alive is cheap and says nothing of others; ready says that the process can do its job now. "health": the one path of
+a process that tells no difference. */}}
 {{- define "learnback.probes" -}}
 startupProbe:
-  httpGet: {path: /healthz, port: http}
+  httpGet: {path: {{ .health | default "/healthz" }}, port: http}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: {{ .startFailures | default 36 }}
 readinessProbe:
-  httpGet: {path: /readyz, port: http}
+  httpGet: {path: {{ .health | default "/readyz" }}, port: http}
   periodSeconds: 5
   timeoutSeconds: 6
   failureThreshold: 3
 livenessProbe:
-  httpGet: {path: /healthz, port: http}
+  httpGet: {path: {{ .health | default "/healthz" }}, port: http}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
@@ -137,9 +140,15 @@ livenessProbe:
 {{- $home := include "learnback.home" .root -}}
 - name: home
   mountPath: {{ $home }}
+# of ours, since the runtime makes root own a folder that only leads to a mount
+{{- range $folder := ternary (list "cache" "release") (list "cache") (has .component (list "release" "reward-engine")) }}
+- name: home
+  mountPath: {{ $home }}/{{ $folder }}
+  subPath: {{ $folder }}
+{{- end }}
 - name: tmp
   mountPath: /tmp
-{{- if eq (include "learnback.sqlite" .root) "true" }}
+{{- if and (eq (include "learnback.sqlite" .root) "true") (ne .component "reward-engine") }}
 - name: ledger
   mountPath: {{ $home }}/ledger
 {{- end }}
@@ -163,7 +172,7 @@ livenessProbe:
     {{- end }}
 - name: tmp
   emptyDir: {}
-{{- if eq (include "learnback.sqlite" .root) "true" }}
+{{- if and (eq (include "learnback.sqlite" .root) "true") (ne .component "reward-engine") }}
 - name: ledger
   persistentVolumeClaim:
     claimName: {{ include "learnback.ledgerClaim" .root }}

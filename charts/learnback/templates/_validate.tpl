@@ -3,7 +3,7 @@ Refuses combinations of values that can't work, and says the way out. All that i
 */}}
 {{- define "learnback.validate" -}}
 {{- $problems := list -}}
-{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" -}}
+{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" "rewardEngine" -}}
 {{- $found := include (printf "learnback.validate.%s" $check) $ | trim -}}
 {{- if $found -}}
 {{- $problems = append $problems $found -}}
@@ -139,6 +139,32 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- end }}
 {{- if and (not .Values.judge.url) (or .Values.judge.model .Values.judge.existingSecret .Values.judge.rubric) }}
 - judge has no judge.url: set it, or remove the rest.
+{{- end }}
+{{- end -}}
+
+{{- define "learnback.validate.rewardEngine" -}}
+{{- $engine := .Values.rewardEngine -}}
+{{- if $engine.enabled }}
+{{- if has "ReadWriteOncePod" $engine.models.accessModes }}
+- rewardEngine.models.accessModes: ReadWriteOncePod shuts out reward and release: use ReadWriteMany, or ReadWriteOnce on one node.
+{{- end }}
+{{- if and (eq $engine.device "gpu") (hasKey ($engine.resources.limits | default dict) $engine.gpuResource) }}
+- rewardEngine.resources counts {{ $engine.gpuResource }}: set rewardEngine.gpus, which is added to requests and limits.
+{{- end }}
+{{- $together := and (eq (include "learnback.oneNode" .) "true") (eq (include "learnback.rewardModelsOnOneNode" .) "true") }}
+{{- if and .Values.model.cache.enabled (not (has "ReadWriteMany" .Values.model.cache.accessModes)) (not $together) }}
+- model.cache can be mounted on one node only, but inference and the reward engine both read it: use ReadWriteMany, or model.cache.enabled=false.
+{{- end }}
+{{- range $name := list "engine_url" "engine_key" }}
+{{- if hasKey $.Values.reward.settings $name }}
+- reward.settings.{{ $name }} is set by the chart from rewardEngine: remove one of the two.
+{{- end }}
+{{- end }}
+{{- range .Values.extraEnv }}
+{{- if eq .name "LEARNBACK_REWARD_ENGINE_URL" }}
+- extraEnv names an engine of yours (LEARNBACK_REWARD_ENGINE_URL), and rewardEngine.enabled makes one: remove one of the two.
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end -}}
 

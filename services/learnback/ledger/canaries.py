@@ -92,14 +92,16 @@ async def served_between(
 
 def _served(row: Any) -> Served:
     candidate = row.track == Track.CANDIDATE.value
+    abandoned = row.end == CompletionEnd.CLIENT_DISCONNECTED.value
+    broken = row.end == CompletionEnd.ENGINE_ERROR.value or row.status_code >= 500
     return Served(
         id=row.id,
         at=row.created_at,
         subject=row.subject,
         candidate=candidate,
         weight=round(row.probability if candidate else 1.0 - row.probability, WEIGHT_DIGITS),
-        failed=row.end == CompletionEnd.ENGINE_ERROR.value or row.status_code >= 500,
-        abandoned=row.end == CompletionEnd.CLIENT_DISCONNECTED.value,
+        failed=broken and not abandoned,
+        abandoned=abandoned,
         first_byte_s=row.first_byte_s,
     )
 

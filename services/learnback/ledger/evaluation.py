@@ -30,6 +30,8 @@ class HeldOutPrompt:
     key: str
     messages: tuple[dict[str, Any], ...]
     created_at: datetime
+    tenant: str | None = None
+    """Whose examples belong beside it; None: it does not matter."""
     asker: tuple[str, str] | None = None
     """Tenant and user of whoever sent it last, where they are known."""
     stranger: bool = False
@@ -131,7 +133,7 @@ async def _of_tenant(
             if len(found) < limit and row.prompt_key not in found and _usable(row, share):
                 asker = (tenant, row.subject) if row.subject else None
                 found[row.prompt_key] = HeldOutPrompt(
-                    row.prompt_key, tuple(row.prompt), row.created_at, asker
+                    row.prompt_key, tuple(row.prompt), row.created_at, tenant, asker
                 )
         if len(found) >= limit or len(rows) < PAGE:
             break

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.messages import CompletionServed
@@ -24,6 +24,8 @@ from learnback.ledger.tables import completions, rescorings, rewards
 
 OPEN = "asked", "running"
 SCORER = "model"
+KEPT = timedelta(days=7)
+"""From the end of a wish until its row goes: people look at what became of theirs."""
 RECORDED_WITHIN = timedelta(seconds=30)
 """From the end of a wish until its last scores are in the ledger: the feedback process's lag."""
 
@@ -113,10 +115,16 @@ async def newest(connection: AsyncConnection, limit: int = 20) -> list[Rescoring
 
 
 async def change(connection: AsyncConnection, rescoring_id: str, **values: Any) -> None:
-    """Say how far it is."""
+    """Say how far it is. As one ends, those go that ended long ago: so the table stays small."""
+    at = now()
     await connection.execute(
-        update(rescorings).where(rescorings.c.id == rescoring_id).values(changed_at=now(), **values)
+        update(rescorings).where(rescorings.c.id == rescoring_id).values(changed_at=at, **values)
     )
+    if values.get("state", OPEN[0]) not in OPEN:
+        c = rescorings.c
+        await connection.execute(
+            delete(rescorings).where(c.state.not_in(OPEN), c.changed_at < at - KEPT)
+        )
 
 
 async def remaining(connection: AsyncConnection, wish: Rescoring) -> int:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.core.clock import now
 from learnback.core.errors import Conflict, NotFound
+from learnback.ledger.database import chunks
 from learnback.ledger.tables import runs
 from learnback.ledger.types import storable
 
@@ -32,6 +33,8 @@ class RunState(StrEnum):
 ACTIVE = (RunState.PREPARING, RunState.RUNNING, RunState.REGISTERING)
 CANCELLABLE = (RunState.ASKED, RunState.PREPARING, RunState.RUNNING)
 """Once its version is being registered a run is past taking back: roll the version back instead."""
+ENDED = (RunState.DONE, RunState.FAILED, RunState.CANCELLED)
+_REPORT = "-report"
 
 
 class Run(BaseModel):
@@ -81,6 +84,26 @@ async def list_runs(
     return [Run.model_validate(row) for row in await connection.execute(query)]
 
 
+async def runs_of_reports(connection: AsyncConnection, names: Sequence[str]) -> dict[str, Run]:
+    """The runs whose reports are among these artifacts, by the report's name."""
+    ids = [name.removesuffix(_REPORT) for name in names if name.endswith(_REPORT)]
+    found = {}
+    for part in chunks(ids):
+        for row in await connection.execute(select(runs).where(runs.c.id.in_(part))):
+            found[report_name(row.id)] = Run.model_validate(row)
+    return found
+
+
+async def hold(connection: AsyncConnection, run_id: str) -> None:
+    """Keep a run's row as it is until the transaction ends."""
+    await connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
+
+
+def report_name(run_id: str) -> str:
+    """The artifact that holds a run's report."""
+    return f"{run_id}{_REPORT}"
+
+
 async def change_run(
     connection: AsyncConnection, run_id: str, expected: Sequence[RunState], **values: Any
 ) -> None:
@@ -91,7 +114,7 @@ async def change_run(
     at = now()
     values = {name: storable(value) for name, value in values.items()}
     values["heartbeat_at"] = at
-    if values.get("state") in (RunState.DONE, RunState.FAILED, RunState.CANCELLED):
+    if values.get("state") in ENDED:
         values["finished_at"] = at
     changed = await connection.execute(
         update(runs).where(runs.c.id == run_id, runs.c.state.in_(expected)).values(**values)

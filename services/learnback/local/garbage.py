@@ -35,6 +35,6 @@ def run_gc(home: Path | None, as_json: bool, dry_run: bool) -> None:
         *([name, "removed", "an upload that never ended"] for name in found.abandoned),
         *([name, "left alone", "this ledger does not know it"] for name in found.unknown),
     ]
-    show_table("Files of versions", ["version", "", "why"], rows)
+    show_table("Files of versions and reports of runs", ["version or report", "", "why"], rows)
     if dry_run:
         click.echo("Nothing was changed: this was a dry run.")

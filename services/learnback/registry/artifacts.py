@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -77,10 +77,10 @@ class ArtifactStore:
     def fetch(self, name: str, digest: str, cache: Path) -> Path:
         """A local, verified copy of an artifact; ArtifactCorrupt if it is not what it should be.
 
-        Copies are kept in `cache` under their digest and verified again each time.
+        Copies are kept in `cache` under their digest and verified again each time; see `copies`.
         """
         local = cache / digest
-        if local.is_dir() and digest_folder(local) == digest:
+        if _signed(local) and digest_folder(local) == digest:
             return local
         cache.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".fetching-", dir=cache))
@@ -234,6 +234,13 @@ def _failures(root: str) -> tuple[type[Exception], ...]:
     from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
     return (OSError, BotoCoreError)
+
+
+def _signed(local: Path) -> bool:
+    """Whether there is a copy; from now on it is not one that nobody has held for long."""
+    with suppress(OSError):  # none is there, or it is another user's to look after
+        os.utime(local)
+    return local.is_dir()
 
 
 def _install(scratch: Path, local: Path, digest: str) -> Path:

@@ -25,7 +25,7 @@ from learnback.ledger.database import Database
 from learnback.ledger.tables import alias_history, model_versions
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
-from learnback.registry.retention import Facts, collectable, needed
+from learnback.registry.retention import Facts, collectable, needed, why_report_stays
 from learnback.registry.settings import RetentionSettings
 from learnback.registry.store import AliasMove, ModelVersion
 
@@ -41,10 +41,10 @@ class Collection:
     """What one pass did; of a dry run, what it would have done."""
 
     kept: dict[str, str] = field(default_factory=dict)
-    """Versions with files that are needed, each with the first reason."""
+    """Versions and reports of runs whose files are needed, each with the first reason."""
     marked: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    """Versions whose files went."""
+    """Versions and reports of runs whose files went."""
     waiting: dict[str, str] = field(default_factory=dict)
     """Versions that are marked, and why their files are still there."""
     abandoned: list[str] = field(default_factory=list)
@@ -74,18 +74,19 @@ async def collect(
             waiting[version.name] = problem
     with_files = {v.name for v in facts.versions if v.artifact and not v.deleted}
     kept = {name: why for name, why in needed(facts, retention).items() if name in with_files}
-    known = {v.artifact for v in facts.versions}
+    reports = await _reports(database, artifacts, stored, facts, retention, dry_run=dry_run)
+    known = {v.artifact for v in facts.versions} | reports.keys()
     used = {v.artifact for v in facts.versions if not v.deleted}
     found = Collection(
-        kept=kept,
+        kept=kept | {name: why for name, why in reports.items() if why is not None},
         marked=marked,
-        removed=removed,
+        removed=removed + [name for name, why in reports.items() if why is None],
         waiting=waiting,
         abandoned=await _remove_abandoned(artifacts, used, dry_run=dry_run),
         unknown=[name for name in stored if name not in known],
     )
-    if not dry_run and (marked or removed or found.abandoned):
-        log.info("collected: marked %s, removed %s and %s", marked, removed, found.abandoned)
+    if not dry_run and (marked or found.removed or found.abandoned):
+        log.info("collected: marked %s, removed %s and %s", marked, found.removed, found.abandoned)
     return found
 
 
@@ -159,6 +160,29 @@ async def _remove(
         if not dry_run:
             await asyncio.to_thread(artifacts.delete, version.artifact or "")
     return None
+
+
+async def _reports(
+    database: Database,
+    artifacts: ArtifactStore,
+    stored: Sequence[str],
+    facts: Facts,
+    retention: RetentionSettings,
+    *,
+    dry_run: bool,
+) -> dict[str, str | None]:
+    """Reports of runs with why they stay; without a reason they are removed.
+
+    A run that ended never writes its report again; its row is held against other collectors.
+    """
+    async with database.read() as connection:
+        found = await runs.runs_of_reports(connection, stored)
+    reports = {name: why_report_stays(run, facts, retention) for name, run in found.items()}
+    for name in [name for name, why in reports.items() if why is None and not dry_run]:
+        async with database.write() as connection:
+            await runs.hold(connection, found[name].id)
+            await asyncio.to_thread(artifacts.delete, name)
+    return reports
 
 
 async def _remove_abandoned(

@@ -9,7 +9,7 @@ from typing import Any
 
 from learnback.contracts.models import Alias, VersionKind, VersionState
 from learnback.ledger.releases import Release
-from learnback.ledger.runs import Run
+from learnback.ledger.runs import ENDED, Run
 from learnback.registry.settings import RetentionSettings
 from learnback.registry.store import AliasMove, AliasState, ModelVersion
 
@@ -46,6 +46,25 @@ def needed(facts: Facts, retention: RetentionSettings) -> dict[str, str]:
     for name, reason in _roots(facts, retention):
         kept.setdefault(name, reason)
     return _with_supports(kept, {v.name: v for v in facts.versions})
+
+
+def why_report_stays(run: Run, facts: Facts, retention: RetentionSettings) -> str | None:
+    """Why the report of a run is needed; None if nobody needs it.
+
+    It stays as long as what the run made has files, and as long after the last change as versions
+    do that nobody serves.
+    """
+    if run.state not in ENDED:
+        return f"run {run.id} is under way"
+    names = {run.version, run.progress.get("reward_model")}
+    made = [v for v in facts.versions if v.name in names]
+    for version in made:
+        if not version.deleted:
+            return f"{version.name} came of this run"
+    ended = run.finished_at or run.created_at
+    if max([ended, *(v.changed_at for v in made)]) > facts.at - retention.unused:
+        return f"it changed less than {_days(retention.unused)} ago"
+    return None
 
 
 def _roots(facts: Facts, retention: RetentionSettings) -> Iterator[tuple[str, str]]:

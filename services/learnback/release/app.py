@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -29,9 +30,11 @@ from learnback.models.pooling_reward import models_of
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore, digest_model
 from learnback.registry.settings import RetentionSettings
+from learnback.release.asker import Asker
 from learnback.release.collecting import Collector
 from learnback.release.controller import Controller
 from learnback.release.engine import Engine
+from learnback.release.measuring import Evaluator
 from learnback.release.policy import read_policy
 from learnback.release.routes import router
 from learnback.release.second import judging
@@ -59,9 +62,9 @@ def create_app(
     policy = read_policy(settings.policy)
     models = models_of(common)
     judge_key = settings.judge_api_key.get_secret_value()
-    controller = Controller(
+    keys = KeyRing(database)
+    evaluator = Evaluator(
         database,
-        redis,
         artifacts,
         engine,
         settings,
@@ -70,7 +73,9 @@ def create_app(
         common.held_out_share,
         judging(client, policy.judge, judge_key) if policy.judge else None,
         models,
+        Asker(keys, settings.api_key.get_secret_value()),
     )
+    controller = Controller(database, redis, evaluator, settings)
     collector = Collector(database, artifacts, controller.leadership, RetentionSettings())
     consumer = Consumer(redis, MODELS, GROUP, controller.on_trained, name=worker_name())
 
@@ -87,9 +92,8 @@ def create_app(
     app = FastAPI(title="Learnback release", version=__version__, lifespan=lifespan)
     app.state.controller = controller
     add_error_handlers(app)
-    app.include_router(
-        router(database, controller, KeyRing(database), keys_required(common, settings.host))
-    )
+    required = keys_required(common, settings.host)
+    app.include_router(router(database, controller, keys, required))
     add_health_routes(
         app,
         {
@@ -98,7 +102,12 @@ def create_app(
             "models": consumers_ready([consumer]),
         },
     )
-    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, max_seconds=BODY_S)
+    app.add_middleware(
+        BodyLimits,
+        max_bytes=settings.max_body_bytes,
+        max_seconds=BODY_S,
+        admit=partial(keys.authenticate, required=required),
+    )
     return app
 
 
@@ -128,7 +137,7 @@ def main() -> None:
     """Read the settings and serve until SIGTERM."""
     settings, common = ReleaseSettings(), CommonSettings()
     logs.configure(PROCESS, level=common.log_level, format=common.log_format)
-    serve(build(settings, common), settings.host, settings.port)
+    serve(build(settings, common), settings.host, settings.port, common.head_timeout)
 
 
 def build(settings: ReleaseSettings, common: CommonSettings) -> FastAPI:

@@ -24,7 +24,7 @@ from learnback.core.clock import now
 from learnback.core.errors import Conflict, NotFound
 from learnback.ledger import training
 from learnback.ledger.database import Database
-from learnback.ledger.runs import Run, RunState, change_run
+from learnback.ledger.runs import Run, RunState, change_run, report_name
 from learnback.registry import garbage, store
 from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore
 from learnback.registry.store import ModelVersion
@@ -74,16 +74,21 @@ class Registrar:
     def _keep_report(self, run: Run, folder: Path) -> dict[str, str]:
         """Store the run's report; where it is, for the run's row. Blocking."""
         pages = making.gather_report(folder)
-        name = f"{run.id}-report"
+        name = report_name(run.id)
         if pages is None:
             return {}
         return {"report": name, "report_digest": self.artifacts.put(pages, name)}
 
     async def report(self, run: Run) -> Path:
-        """The folder of a run's report. NotFound if it has none."""
+        """The folder of a run's report. NotFound if it has none, or has none any more."""
         name, digest = run.progress.get("report"), run.progress.get("report_digest")
         if not name or not digest:
             raise NotFound(f"Run {run.id!r} is {run.state} and has no report.")
+        if not await asyncio.to_thread(self.artifacts.exists, name):
+            raise NotFound(
+                f"The report of run {run.id!r} was removed by garbage collection, as the files of "
+                f"{run.version}, since nobody had used them for long."
+            )
         return await asyncio.to_thread(self.artifacts.fetch, name, digest, self.cache)
 
     async def fetch(self, version: str) -> Path:

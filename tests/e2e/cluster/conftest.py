@@ -9,10 +9,8 @@ from dataclasses import replace
 
 import pytest
 from tests.conftest import NOT_RUN
-from tests.e2e.cluster.kube import RELEASE, Kube
+from tests.e2e.cluster.kube import CRD, RELEASE, Kube
 from tests.rendered import ROOT
-
-CRD = "modelreleases.learnback.dev"
 
 
 def _namespace() -> Kube:

@@ -17,10 +17,13 @@ import pytest
 from tests.kubernetes_tools import tool
 from tests.rendered import CHART, ROOT
 
+from learnback.core.kubernetes import Cluster
+
 T = TypeVar("T")
 Object = dict[str, Any]
 
 RELEASE = "learnback"
+CRD = "modelreleases.learnback.dev"
 VALUES = Path(os.environ.get("LEARNBACK_E2E_VALUES", ROOT / "k8s" / "values" / "kind.yaml"))
 INSTALL_S = 2400
 """Two replicas that download and load a model on the CPU, one after the other."""
@@ -73,6 +76,16 @@ class Kube:
         """A token of a service account, as its pods get it."""
         return self.kubectl("create", "token", account).strip()
 
+    def client(self, process: str, folder: Path) -> Cluster:
+        """Our client with a token of the process's own service account."""
+        (folder / f"{process}-token").write_text(self.token(f"{RELEASE}-{process}"))
+        return Cluster(
+            self.server["server"],
+            self.namespace,
+            token=folder / f"{process}-token",
+            verify=self.trust(),
+        )
+
     def upgrade(self, *arguments: str, chart: Path = CHART) -> str:
         """Install or upgrade and wait until everything is ready."""
         wait = ["--wait", "--timeout", f"{INSTALL_S}s"]
@@ -97,8 +110,7 @@ class Kube:
 
     def apply(self, *objects: Object) -> None:
         """Apply objects."""
-        body = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
-        self.kubectl("apply", "-f", "-", text=body)
+        self.kubectl("apply", "-f", "-", text=as_list(list(objects)))
 
     def inside(self, component: str, *command: str) -> str:
         """What a command prints in a pod of a Deployment of ours."""
@@ -108,6 +120,11 @@ class Kube:
         """Wait for a rollout."""
         name = f"{kind}/{RELEASE}-{component}"
         self.kubectl("rollout", "status", name, f"--timeout={INSTALL_S}s")
+
+
+def as_list(found: list[Object]) -> str:
+    """Objects as the one document that kubectl reads."""
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": found})
 
 
 def until(look: Callable[[], T | None], what: str, timeout_s: float = 600.0) -> T:

@@ -5,25 +5,6 @@
 {{- include "learnback.image" (dict "root" . "name" $name) -}}
 {{- end -}}
 
-{{/* Resources, with the GPUs in requests and limits alike, as Kubernetes asks for. */}}
-{{- define "learnback.inference.resources" -}}
-{{- $resources := deepCopy .Values.inference.resources -}}
-{{- if eq .Values.inference.engine "gpu" -}}
-{{- $gpus := dict .Values.inference.gpuResource (.Values.inference.gpus | toString) -}}
-{{- $_ := set $resources "limits" (merge (dict) $gpus ($resources.limits | default dict)) -}}
-{{- $_ := set $resources "requests" (merge (dict) $gpus ($resources.requests | default dict)) -}}
-{{- end -}}
-{{- toYaml $resources -}}
-{{- end -}}
-
-{{- define "learnback.inference.engineArgs" -}}
-{{- $arguments := .Values.inference.engineArgs -}}
-{{- if and (eq .Values.inference.engine "gpu") (gt (int .Values.inference.gpus) 1) (not (has "--tensor-parallel-size" $arguments)) -}}
-{{- $arguments = concat (list "--tensor-parallel-size" (.Values.inference.gpus | toString)) $arguments -}}
-{{- end -}}
-{{- toJson $arguments -}}
-{{- end -}}
-
 {{- define "learnback.inference.env" -}}
 {{- $home := include "learnback.home" . -}}
 - name: LEARNBACK_INFERENCE_PUBLIC_NAME
@@ -44,33 +25,17 @@
 {{- end }}
 {{- else }}
 - name: LEARNBACK_INFERENCE_ENGINE_ARGS
-  value: {{ include "learnback.inference.engineArgs" . | quote }}
-{{ include "learnback.inference.cacheEnv" . | trim }}
+  value: {{ include "learnback.engine.arguments" (dict "values" .Values.inference "device" .Values.inference.engine) | quote }}
+{{ include "learnback.modelEnv" . | trim }}
 {{- if eq .Values.inference.engine "cpu" }}
 # vLLM and Learnback would size it by the node's memory, not by the limit
 - name: VLLM_CPU_KVCACHE_SPACE
   value: {{ .Values.inference.cpuKvCacheGiB | quote }}
 {{- end }}
-{{- with .Values.model.hub.endpoint }}
-- name: HF_ENDPOINT
-  value: {{ . | quote }}
-{{- end }}
-{{- with include "learnback.hubEnv" . }}
-{{ . }}
-{{- end }}
 {{- end }}
 {{- with .Values.inference.extraEnv }}
 {{ toYaml . }}
 {{- end }}
-{{- end -}}
-
-{{/* All that vLLM, Triton, torch and their libraries write, since the root is read-only. */}}
-{{- define "learnback.inference.cacheEnv" -}}
-{{- $cache := printf "%s/cache" (include "learnback.home" .) -}}
-{{- range $name, $folder := dict "HF_HOME" "huggingface" "XDG_CACHE_HOME" "xdg" "VLLM_CACHE_ROOT" "vllm" "VLLM_CONFIG_ROOT" "vllm-config" "TRITON_CACHE_DIR" "triton" "TRITON_HOME" "triton-home" "TORCHINDUCTOR_CACHE_DIR" "inductor" "TORCH_EXTENSIONS_DIR" "torch-extensions" "TORCH_HOME" "torch" "NUMBA_CACHE_DIR" "numba" "CUDA_CACHE_PATH" "cuda" "FLASHINFER_WORKSPACE_BASE" "flashinfer" "OUTLINES_CACHE_DIR" "outlines" -}}
-- name: {{ $name }}
-  value: {{ $cache }}/{{ $folder }}
-{{ end -}}
 {{- end -}}
 
 {{- define "learnback.inference.mounts" -}}
@@ -80,12 +45,7 @@
 - name: cache
   mountPath: {{ $home }}/cache
 {{- if ne .Values.inference.engine "external" }}
-- name: shm
-  mountPath: /dev/shm
-{{- if .Values.model.cache.enabled }}
-- name: model-cache
-  mountPath: {{ $home }}/cache/huggingface
-{{- end }}
+{{ include "learnback.engine.mounts" . }}
 {{- end }}
 {{- if .Values.inference.adapterCache.existingClaim }}
 - name: adapters
@@ -103,15 +63,7 @@
   emptyDir:
     sizeLimit: {{ .Values.inference.cacheSize }}
 {{- if ne .Values.inference.engine "external" }}
-- name: shm
-  emptyDir:
-    medium: Memory
-    sizeLimit: {{ .Values.inference.shmSize }}
-{{- if .Values.model.cache.enabled }}
-- name: model-cache
-  persistentVolumeClaim:
-    claimName: {{ .Values.model.cache.existingClaim | default (printf "%s-model-cache" (include "learnback.fullname" .)) }}
-{{- end }}
+{{ include "learnback.engine.volumes" (dict "root" . "values" .Values.inference) }}
 {{- end }}
 {{- with .Values.inference.adapterCache.existingClaim }}
 - name: adapters

@@ -1,4 +1,5 @@
-{{/* What judges answers beside our own linear model: a judge elsewhere, and neural reward models in the pod. */}}
+{{/* What judges answers beside our own linear model: a judge elsewhere, and neural reward models, in the pod or in an
+engine. */}}
 
 {{- define "learnback.judge.env" -}}
 {{- with .Values.judge.url }}
@@ -27,17 +28,52 @@
 {{- end }}
 {{- end -}}
 
-{{/* They load the base model, from where training and serving have it. */}}
+{{/* In the pod they load the base model, from where training and serving have it. */}}
 {{- define "learnback.neural.env" -}}
 {{- if .Values.neuralRewards.enabled }}
-{{ include "learnback.inference.cacheEnv" . | trim }}
-{{- with .Values.model.hub.endpoint }}
-- name: HF_ENDPOINT
-  value: {{ . | quote }}
+{{ include "learnback.modelEnv" . | trim }}
 {{- end }}
-{{- with include "learnback.hubEnv" . }}
-{{ . }}
+{{- if .Values.rewardEngine.enabled }}
+- name: LEARNBACK_REWARD_ENGINE_URL
+  value: http://{{ include "learnback.fullname" . }}-reward-engine:{{ include "learnback.port" (dict "component" "reward-engine") }}
+{{ include "learnback.rewardEngine.key" . }}
 {{- end }}
+{{- end -}}
+
+{{/* The bearer token of the reward engine, which it asks for and which reward and release send. */}}
+{{- define "learnback.rewardEngine.key" -}}
+- name: LEARNBACK_REWARD_ENGINE_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "learnback.rewardEngine.secretName" . }}
+      key: {{ .Values.rewardEngine.existingSecretKey }}
+{{- end -}}
+
+{{- define "learnback.rewardEngine.secretName" -}}
+{{- .Values.rewardEngine.existingSecret | default (printf "%s-reward-engine" (include "learnback.fullname" .)) -}}
+{{- end -}}
+
+{{/* Where reward and release put reward models for the engine, which reads them under the same paths. "components": of which
+of the two. */}}
+{{- define "learnback.neural.mounts" -}}
+{{- if .root.Values.rewardEngine.enabled }}
+{{- $paths := dict "reward" "cache/reward" "release" "release/judges" }}
+{{- range .components }}
+- name: reward-models
+  mountPath: {{ include "learnback.home" $.root }}/{{ get $paths . }}
+  subPath: {{ . }}
+  {{- if $.readOnly }}
+  readOnly: true
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "learnback.neural.volumes" -}}
+{{- if .Values.rewardEngine.enabled }}
+- name: reward-models
+  persistentVolumeClaim:
+    claimName: {{ include "learnback.rewardModelsClaim" . }}
 {{- end }}
 {{- end -}}
 
@@ -47,5 +83,8 @@
 {{- end }}
 {{- if and .Values.neuralRewards.enabled (not .Values.artifacts.url) (ne (include "learnback.modelOnVolume" .) "true") }}
 {{ include "learnback.network.web" . }}
+{{- end }}
+{{- if .Values.rewardEngine.enabled }}
+{{ include "learnback.network.to" (dict "root" . "components" (list "reward-engine") "port" 8010) }}
 {{- end }}
 {{- end -}}

@@ -146,14 +146,7 @@ spec:
             resourceFieldRef:
               containerName: training
               resource: requests.cpu
-        {{- include "learnback.inference.cacheEnv" .root | trim | nindent 8 }}
-        {{- with $values.model.hub.endpoint }}
-        - name: HF_ENDPOINT
-          value: {{ . | quote }}
-        {{- end }}
-        {{- with include "learnback.hubEnv" .root }}
-        {{- . | nindent 8 }}
-        {{- end }}
+        {{- include "learnback.modelEnv" .root | trim | nindent 8 }}
       resources:
         {{- toYaml $values.training.resources | nindent 8 }}
       securityContext:
@@ -193,7 +186,7 @@ spec:
     {{- if $sharedCache }}
     - name: model-cache
       persistentVolumeClaim:
-        claimName: {{ $values.model.cache.existingClaim | default (printf "%s-model-cache" (include "learnback.fullname" .root)) }}
+        claimName: {{ include "learnback.modelCacheClaim" .root }}
     {{- end }}
     {{- if eq (include "learnback.modelOnVolume" .root) "true" }}
     {{- include "learnback.modelVolume" .root | nindent 4 }}

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from learnback.ledger.prompts import prompt_held_out
+from learnback.retraining.datasets import duplicates
+from learnback.retraining.datasets.examining import Examined, prompts_of
 from learnback.retraining.datasets.reading import CantUse, plain
 from learnback.retraining.datasets.rows import PromptRow
 from learnback.retraining.datasets.split import Shares
@@ -14,10 +16,21 @@ from learnback.retraining.settings import FilterSettings
 Messages = Sequence[Mapping[str, Any]]
 
 
-def build(
+def build(asked: Iterable[tuple[str, Messages]], examined: Examined) -> list[PromptRow]:
+    """One row for each distinct prompt of `asked` (key, messages) that is plain text, without
+    near-duplicates of each other and of prompts that are held out."""
+    rows = _rows(asked, examined.shares, examined.filters)
+    above = examined.filters.max_resemblance
+    judged = prompts_of((*examined.comparisons, *examined.opinions))
+    everything = {**judged, **{row.prompt_key: row.prompt for row in rows}}
+    like = duplicates.likeness(everything, examined.shares.prompts, above)
+    far = [row for row in rows if row.prompt_key not in like.near_held_out]
+    return duplicates.distinct(far, like.groups, above)[0]
+
+
+def _rows(
     asked: Iterable[tuple[str, Messages]], shares: Shares, filters: FilterSettings
 ) -> list[PromptRow]:
-    """One row for each distinct prompt of `asked` (key, messages) that is plain text."""
     found: dict[str, PromptRow] = {}
     for key, messages in asked:
         try:

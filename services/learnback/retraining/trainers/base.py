@@ -8,7 +8,6 @@ plan.
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import torch
 
 from learnback.core.report import Part
 from learnback.retraining.plan import CHECKPOINT_DIRECTORY, Hyperparameters, RunPlan
-from learnback.retraining.trainers import answers, checkpoints
+from learnback.retraining.trainers import answers, checkpoints, processes
 from learnback.retraining.trainers.encoding import Encoded, Encoder, Skipped
 from learnback.retraining.trainers.failures import BadData, Diverged, Interrupted
 from learnback.retraining.trainers.likelihood import distance_from_reference
@@ -163,10 +162,10 @@ def arguments(
 
 
 def _share_of_one_process(batch_size: int) -> int:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if batch_size % processes:
-        raise BadData(f"a batch of {batch_size} can't be shared out among {processes} processes")
-    return batch_size // processes
+    count = processes.count()
+    if batch_size % count:
+        raise BadData(f"a batch of {batch_size} can't be shared out among {count} processes")
+    return batch_size // count
 
 
 def steps_of(settings: Hyperparameters, rows: int) -> int:

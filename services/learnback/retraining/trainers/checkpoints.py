@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from learnback.retraining.plan import sync, write_atomically
+from learnback.retraining.trainers.processes import is_main
 
 WHOLE_MARKER = "whole"  # the last file in a checkpoint: everything before it is synced
-
-
-def is_main() -> bool:
-    """Whether this process is the first of those that train together, which alone writes."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def mark_whole(checkpoints: Path, step: int) -> None:

@@ -7,12 +7,13 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from learnback.contracts.models import Alias, VersionKind
 from learnback.core.errors import NotFound, Unavailable, Unprocessable
 from learnback.ledger.database import Database
 from learnback.models.reward import RewardModel, RewardModels, Scored
-from learnback.registry import store
+from learnback.registry import copies, store
 from learnback.registry.artifacts import ArtifactCorrupt, ArtifactStore
 from learnback.registry.store import ModelVersion
 from learnback.reward.scorers.base import Answer, Verdict
@@ -68,6 +69,7 @@ class CurrentModel:
         self.models = models or RewardModels()
         self.scorer: ModelScorer | None = None
         self.problem: str | None = None
+        self._held: WeakKeyDictionary[ModelScorer, Path] = WeakKeyDictionary()
         self._retry: tuple[str, float] = ("", 0.0)
         self._looking = asyncio.Lock()
 
@@ -98,7 +100,10 @@ class CurrentModel:
         Raises ArtifactCorrupt, ValueError or OSError if it can't be used, Unavailable if it can't
         be had now.
         """
-        return ModelScorer(version.name, await asyncio.to_thread(self._load, version))
+        model, folder = await asyncio.to_thread(self._load, version)
+        scorer = ModelScorer(version.name, model)
+        self._held[scorer] = folder
+        return scorer
 
     async def open_named(self, name: str) -> ModelScorer:
         """The one in use if that is its name, else another one beside it. Raises as `open` does,
@@ -112,6 +117,15 @@ class CurrentModel:
         if version.kind is not VersionKind.REWARD_MODEL:
             raise Unprocessable(f"{name} is no reward model but of the kind {version.kind}.")
         return await self.open(version)
+
+    async def tidy(self) -> None:
+        """Remove copies of reward models that neither this process nor another one here holds.
+
+        An engine reads a model's files again after a restart, so they stay as long as it is used.
+        """
+        held = list(self._held.values())
+        for name in await asyncio.to_thread(copies.tidy, self.cache, held):
+            log.info("removed the copy %s of a reward model that nobody uses", name[:12])
 
     def _refuse(self, version: ModelVersion, error: Exception) -> None:
         problem = f"reward model {version.name} can't be used: {error}"
@@ -127,8 +141,8 @@ class CurrentModel:
             name = (await store.alias_state(connection, Alias.REWARD)).version
             return await store.find(connection, name) if name else None
 
-    def _load(self, version: ModelVersion) -> RewardModel:
+    def _load(self, version: ModelVersion) -> tuple[RewardModel, Path]:
         if version.artifact is None or version.artifact_digest is None:
             raise ValueError("the registry knows no files of it")
         folder = self.artifacts.fetch(version.artifact, version.artifact_digest, self.cache)
-        return self.models.open(version.name, folder)
+        return self.models.open(version.name, folder), folder
