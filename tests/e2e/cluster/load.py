@@ -21,6 +21,13 @@ headers = {"Authorization": "Bearer " + os.environ["LEARNBACK_API_KEY"]}
 inference, feedback = os.environ["INFERENCE_URL"], os.environ["FEEDBACK_URL"]
 told = {"whole": 0, "broken": 0, "refused": 0, "feedback": []}
 
+async def lines(answer):
+    rest = b""  # aiter_lines also splits at characters that an answer may contain, such as U+2028
+    async for part in answer.aiter_bytes():
+        *whole, rest = (rest + part).split(b"\\n")
+        for line in whole:
+            yield line.rstrip(b"\\r")
+
 async def one(http, number):
     body = {"model": "learnback", "stream": True, "max_tokens": 48, "n": 2,
             "messages": [{"role": "user", "content": f"Tell me about the number {number}."}]}
@@ -30,10 +37,10 @@ async def one(http, number):
             if answer.status_code != 200:
                 told["refused"] += 1
                 return
-            async for line in answer.aiter_lines():
-                if line == "data: [DONE]":
+            async for line in lines(answer):
+                if line == b"data: [DONE]":
                     done = True
-                elif line.startswith("data: "):
+                elif line.startswith(b"data: "):
                     chunk = json.loads(line[6:])
                     answer_id = chunk.get("id", answer_id)
                     failed = failed or "error" in chunk
