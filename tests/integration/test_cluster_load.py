@@ -73,7 +73,7 @@ def test_the_script_takes_an_error_in_a_stream_for_a_broken_one(tmp_path: Path) 
             (tmp_path / "stop").touch()
             self.send_response(200)
             self.end_headers()
-            for event in ('{"id": "chatcmpl-1\u2028"}', '{"error": {"message": "aborted"}}', "[DONE]"):
+            for event in ('{"id": "a\u2028b"}', '{"error": {"message": "aborted"}}', "[DONE]"):
                 self.wfile.write(f"data: {event}\n\n".encode())
 
     with HTTPServer(("127.0.0.1", 0), Engine) as server:
