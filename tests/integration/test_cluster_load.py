@@ -63,7 +63,7 @@ def test_the_script_counts_what_it_can_not_reach(tmp_path: Path) -> None:
 def test_the_script_ends_when_it_is_told_to(tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
     told = run("3600", tmp_path / "stop")
-    assert told == {"whole": 0, "broken": 0, "refused": 0, "feedback": [], "stopped": True}
+    assert (told["whole"], told["refused"], told["stopped"]) == (0, 0, True)
     assert run("0", tmp_path / "nobody")["stopped"] is False
 
 

@@ -19,7 +19,7 @@ import httpx
 seconds, workers, stop = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 headers = {"Authorization": "Bearer " + os.environ["LEARNBACK_API_KEY"]}
 inference, feedback = os.environ["INFERENCE_URL"], os.environ["FEEDBACK_URL"]
-told = {"whole": 0, "broken": 0, "refused": 0, "feedback": []}
+told = {"whole": 0, "broken": 0, "refused": 0, "why": [], "feedback": []}
 
 async def lines(answer):
     rest = b""  # aiter_lines also splits at characters that an answer may contain, such as U+2028
@@ -36,6 +36,7 @@ async def one(http, number):
         async with http.stream("POST", inference + "/v1/chat/completions", json=body) as answer:
             if answer.status_code != 200:
                 told["refused"] += 1
+                told["why"].append(f"{answer.status_code}: {(await answer.aread())[:200]!r}")
                 return
             async for line in lines(answer):
                 if line == b"data: [DONE]":
@@ -44,11 +45,12 @@ async def one(http, number):
                     chunk = json.loads(line[6:])
                     answer_id = chunk.get("id", answer_id)
                     failed = failed or "error" in chunk
-    except httpx.ConnectError:
+    except httpx.ConnectError as error:
         told["refused"] += 1
+        told["why"].append(repr(error))
         return
-    except httpx.HTTPError:
-        pass
+    except httpx.HTTPError as error:
+        told["why"].append(repr(error))
     whole = done and not failed
     told["whole" if whole else "broken"] += 1
     if whole:

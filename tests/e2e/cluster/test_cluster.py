@@ -1,4 +1,4 @@
-"""What only a cluster can show. Not run yet where it was written: see README.md of this folder."""
+"""What only a cluster can show. README.md of this folder says what was run."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_rolling_restart_breaks_no_stream(clean: Kube) -> None:
     told = load.told()
     assert told["stopped"], "the rollout took longer than the load"
     assert told["whole"] > 20
-    assert (told["broken"], told["refused"]) == (0, 0)
+    assert (told["broken"], told["refused"]) == (0, 0), told["why"]
 
 
 def test_killing_valkey_and_reward_loses_nothing(clean: Kube) -> None:
