@@ -236,7 +236,8 @@ class Cycle:
         waiting = [s.id for s in survey.waiting if s.id in settled]
         async with self.database.write() as connection:
             taken = await training.claim(connection, run.id, waiting)
-            if taken < len(waiting):  # somebody took a word back: the dataset must not hold it
+            gone = await training.count_taken_back(connection, settled)  # also of earlier runs
+            if taken < len(waiting) or gone:  # a word taken back must not be in the dataset
                 raise Conflict(f"run {run.id}: signals changed while it was prepared; once more")
             await change_run(
                 connection,
