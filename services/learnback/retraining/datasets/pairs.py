@@ -22,6 +22,7 @@ from learnback.retraining.datasets.votes import (
     CONTRADICTED,
     DISAGREE,
     FEW_VOTES,
+    NO_MAJORITY,
     independent,
     last_words,
     settled,
@@ -60,8 +61,8 @@ def _compared(
         return None, {one.feedback_id: FEW_VOTES for one in comparisons}
     winner = _winner(words)
     share = sum(_choice(one) == winner for one in words) / len(words)
-    if winner is None or share < filters.min_item_agreement:
-        why = CONTRADICTED if winner is None else DISAGREE
+    if winner is None or share <= 0.5 or share < filters.min_item_agreement:
+        why = CONTRADICTED if winner is None else NO_MAJORITY if share <= 0.5 else DISAGREE
         return None, {one.feedback_id: why for one in comparisons}
     agreed = [one for one in comparisons if _choice(one) == winner and not one.outvoted]
     useful = bool(agreed) and (ties or winner != TIE)
@@ -96,7 +97,7 @@ def _row(agreed: Sequence[Comparison], words: Sequence[Comparison], side: Side) 
         prompt_key=first.prompt_key,
         chosen=first.chosen.text,
         rejected=first.rejected.text,
-        margin=0.0 if tie else max(0.0, round(strength * ahead / len(words), 6)),
+        margin=0.0 if tie else round(strength * ahead / len(words), 6),
         votes=ahead,
         chosen_finished=all(one.chosen.finished for one in agreed),
         rejected_finished=all(one.rejected.finished for one in agreed),
