@@ -197,7 +197,7 @@ class Rollout:
         decision: Decision,
     ) -> None:
         if decision.verdict is CanaryVerdict.ROLL_BACK:
-            seen = f"{decision.reason}; {sight.exposed} people had got it by then"
+            seen = f"{decision.reason}; {sight.exposed} people had got it"
             await roll_back(connection, way.version, seen)
         elif decision.verdict in (CanaryVerdict.ADVANCE, CanaryVerdict.PROMOTE):
             await self._onward(connection, way, plan, decision)
