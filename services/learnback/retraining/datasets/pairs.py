@@ -158,10 +158,14 @@ def _answer(key: str, opinions: Sequence[Opinion]) -> _Answer:
 
 
 def _apart(answers: Sequence[_Answer], gap: float) -> list[tuple[_Answer, _Answer]]:
-    """(better, worse): the best with the worst, the next with the next, while clearly apart."""
-    ranked = sorted(answers, key=lambda a: (a.value, a.key))
-    half = len(ranked) // 2
-    pairs = zip(reversed(ranked[len(ranked) - half :]), ranked[:half], strict=True)
+    """(better, worse): the best with the worst, the next with the next, while clearly apart.
+
+    Equals are taken by text on both sides, so that turned words give the turned pairs.
+    """
+    half = len(answers) // 2
+    best = sorted(answers, key=lambda a: (-a.value, a.key))[:half]
+    worst = sorted(answers, key=lambda a: (a.value, a.key))[:half]
+    pairs = zip(best, worst, strict=True)
     return [(better, worse) for better, worse in pairs if better.value - worse.value >= gap]
 
 
