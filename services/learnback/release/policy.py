@@ -300,7 +300,8 @@ def read_policy(path: Path | None) -> ReleasePolicy:
     if path is None:
         return ReleasePolicy()
     try:
-        declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        declared = yaml.load(text, Loader=_EachOnce)  # a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Unprocessable(f"The release policy {path} can't be read: {error}") from error
     try:
@@ -311,6 +312,22 @@ def read_policy(path: Path | None) -> ReleasePolicy:
             f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()
         )
         raise Unprocessable(f"The release policy {path} is wrong: {wrong}") from error
+
+
+class _EachOnce(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """YAML's safe types; a field that stands twice is an error, and not the last one's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the base, after a look at the names."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.YAMLError(f"`{key.value}` stands there twice{key.start_mark}")
+            seen.add(key.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def _resolved(policy: ReleasePolicy, folder: Path) -> ReleasePolicy:
