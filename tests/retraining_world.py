@@ -29,14 +29,14 @@ MakeCycle = Callable[..., Cycle]
 
 
 @pytest.fixture
-async def base(sqlite_database: Database) -> store.ModelVersion:
-    async with sqlite_database.write() as c:
+async def base(database: Database) -> store.ModelVersion:
+    async with database.write() as c:
         return await store.ensure_base(c, "tiny", "b" * 64, actor="test")
 
 
 @pytest.fixture
 async def make(
-    sqlite_database: Database, redis: Any, base: store.ModelVersion, tmp_path: Path
+    database: Database, redis: Any, base: store.ModelVersion, tmp_path: Path
 ) -> AsyncIterator[MakeCycle]:
     """Makes the working part of a retraining process; whatever it started ends with the test."""
     made: list[Cycle] = []
@@ -52,9 +52,9 @@ async def make(
             Cycle(
                 settings,
                 base,
-                sqlite_database,
+                database,
                 SubprocessLauncher(settings.job_command, threads=1, niceness=0),
-                Registrar(sqlite_database, redis, artifacts, tmp_path / "cache"),
+                Registrar(database, redis, artifacts, tmp_path / "cache"),
                 tmp_path / "runs",
                 filters=filters,
                 methods=methods,
@@ -87,11 +87,11 @@ class UnderWay:
 
 @pytest.fixture
 async def under_way(
-    sqlite_database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
+    database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
 ) -> UnderWay:
     """A run on 40 signals whose job waits."""
     monkeypatch.setenv("QUICK_JOB", "wait")
-    await tell(sqlite_database, 40)
+    await tell(database, 40)
     cycle = make()
     return UnderWay(cycle, (await step_until(cycle, RunState.RUNNING)).id)
 

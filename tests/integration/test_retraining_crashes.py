@@ -32,24 +32,24 @@ pytestmark = pytest.mark.timeout(120)
 
 
 async def test_a_job_that_breaks_off_once_is_started_again(
-    sqlite_database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
+    database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUICK_JOB", "crash_once")
-    await tell(sqlite_database, 40)
+    await tell(database, 40)
     run = await step_until(make(), RunState.DONE, RunState.FAILED)
     assert run.state is RunState.DONE
     assert run.progress["attempts"] == 1
 
 
 async def test_a_job_that_always_breaks_off_is_given_up(
-    sqlite_database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
+    database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUICK_JOB", "crash")
-    await tell(sqlite_database, 40)
+    await tell(database, 40)
     cycle = make(max_retries=2)
     run = await step_until(cycle, RunState.FAILED)
     assert (cycle.folder_of(run.id) / "starts").read_text() == "3"
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         assert await statuses(c) == {"accepted": 40}
 
 
@@ -75,32 +75,32 @@ async def test_a_job_that_died_with_us_is_started_again_and_goes_on(
 
 
 async def test_stopping_the_process_lets_the_job_save_and_the_next_start_goes_on(
-    sqlite_database: Database, make: MakeCycle, under_way: UnderWay
+    database: Database, make: MakeCycle, under_way: UnderWay
 ) -> None:
     await takes_a_step(under_way)
     await under_way.cycle.close()
     assert (await under_way.cycle.launcher.status(under_way.folder)).exit_code == 75
-    assert (await the_run(sqlite_database)).state is RunState.RUNNING
+    assert (await the_run(database)).state is RunState.RUNNING
     (under_way.folder / "go").touch()
     await step_until(make(), RunState.DONE)
 
 
 async def test_cancelling_stops_the_job_and_frees_its_signals(
-    sqlite_database: Database, under_way: UnderWay
+    database: Database, under_way: UnderWay
 ) -> None:
     cycle = under_way.cycle
-    await cancel(sqlite_database, under_way)
+    await cancel(database, under_way)
     await cycle.step()
     assert (await cycle.launcher.status(under_way.folder)).vital is not Vital.ALIVE
     assert "the last run failed" in cycle.decision.reason
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         assert (await training.waiting(c)).count == 40
 
 
 async def test_a_cancelled_job_that_outlived_us_is_stopped(
-    sqlite_database: Database, make: MakeCycle, under_way: UnderWay
+    database: Database, make: MakeCycle, under_way: UnderWay
 ) -> None:
-    await cancel(sqlite_database, under_way)
+    await cancel(database, under_way)
     second = make()
     await second.step()
     assert (await second.launcher.status(under_way.folder)).vital is Vital.ABSENT
@@ -117,9 +117,9 @@ async def cancel(database: Database, run: UnderWay) -> None:
 
 
 async def test_a_crash_after_registering_loses_no_message(
-    sqlite_database: Database, redis: Any, make: MakeCycle
+    database: Database, redis: Any, make: MakeCycle
 ) -> None:
-    await tell(sqlite_database, 40)
+    await tell(database, 40)
     await step_until(make(), RunState.DONE)
     before = await messages(redis)
     await redis.delete(MODELS.key)
@@ -128,32 +128,32 @@ async def test_a_crash_after_registering_loses_no_message(
 
 
 async def test_a_crash_while_registering_is_repeated_without_counting_twice(
-    sqlite_database: Database, make: MakeCycle
+    database: Database, make: MakeCycle
 ) -> None:
-    await tell(sqlite_database, 40)
+    await tell(database, 40)
     cycle = make()
     run = await step_until(cycle, RunState.DONE)
-    rows = await signal_rows(sqlite_database)
-    async with sqlite_database.write() as c:
+    rows = await signal_rows(database)
+    async with database.write() as c:
         await runs.change_run(c, run.id, (RunState.DONE,), state=RunState.REGISTERING)
     again = await step_until(make(), RunState.DONE)
     assert again.version == run.version
-    assert await signal_rows(sqlite_database) == rows
+    assert await signal_rows(database) == rows
 
 
 async def test_a_run_whose_files_are_gone_can_be_given_up(
-    sqlite_database: Database, make: MakeCycle
+    database: Database, make: MakeCycle
 ) -> None:
-    await tell(sqlite_database, 40)
+    await tell(database, 40)
     cycle = make()
     run = await step_until(cycle, RunState.DONE)
-    async with sqlite_database.write() as c:
+    async with database.write() as c:
         await runs.change_run(c, run.id, (RunState.DONE,), state=RunState.REGISTERING)
     shutil.rmtree(cycle.folder_of(run.id))
     with pytest.raises(FileNotFoundError):
         await cycle.step()
     await cycle.fail("its files are gone")
-    assert (await the_run(sqlite_database)).state is RunState.FAILED
-    async with sqlite_database.read() as c:
+    assert (await the_run(database)).state is RunState.FAILED
+    async with database.read() as c:
         found = await statuses(c)
     assert found.get(FeedbackStatus.ACCEPTED, 0) == 0  # they were trained on before
