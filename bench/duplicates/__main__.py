@@ -11,7 +11,7 @@ import random
 import resource
 import time
 
-from learnback.ledger.prompts import prompt_key
+from learnback.ledger.prompts import prompt_held_out, prompt_key
 from learnback.retraining.datasets.duplicates import distinct, likeness
 from learnback.retraining.datasets.rows import PreferenceRow
 from learnback.retraining.settings import FilterSettings
@@ -27,8 +27,9 @@ def main() -> None:
     given = parser.parse_args()
     rows = _rows(given.rows, random.Random(given.seed))
     above = FilterSettings().max_resemblance
+    held_out = {row.prompt_key for row in rows if prompt_held_out(row.prompt_key, 0.1)}
     start = time.process_time()
-    like = likeness({row.prompt_key: row.prompt for row in rows}, 0.1, above)
+    like = likeness({row.prompt_key: row.prompt for row in rows}, held_out, above)
     prompts = time.process_time()
     kept, _ = distinct(rows, like.groups, above)
     end = time.process_time()

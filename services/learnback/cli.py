@@ -147,6 +147,7 @@ def demo(list_only: bool, **options: Any) -> None:
     show_default=True,
     help="Folder for the page, the pictures and the runs.",
 )
+@click.option("--resume", is_flag=True, help="Go on where the ladder in --out was ended.")
 @errors_shown
 def ladder(**options: Any) -> None:
     """Measure how far prompts, SFT, DPO, KTO and RLOO get, by a judge that none of them sees."""

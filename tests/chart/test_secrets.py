@@ -6,6 +6,7 @@ import base64
 import json
 from typing import Any
 
+import pytest
 import yaml
 from tests.chart.fake_api import FakeApi
 from tests.chart.rendering import (
@@ -21,6 +22,7 @@ from tests.chart.rendering import (
     pods,
     render,
     render_with,
+    values_file,
 )
 
 from learnback.ledger.keys import KEY_SHAPE
@@ -122,15 +124,20 @@ def test_what_is_made_is_kept_when_the_release_goes() -> None:
         assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
-def test_secrets_survive_an_upgrade() -> None:
+@pytest.mark.parametrize(
+    ("scenario_name", "made"),
+    [("minimal", MADE), ("reward-engine", MADE | {"demo-learnback-reward-engine"})],
+)
+def test_secrets_survive_an_upgrade(scenario_name: str, made: set[str]) -> None:
     # Helm asks a Kubernetes API, which has the Secrets of the first rendering
-    first = secrets(render("minimal"))
+    first = secrets(render(scenario_name))
+    assert first.keys() == made
     with FakeApi(list(first.values())) as api:
-        upgraded = _render_against(api)
+        upgraded = _render_against(api, scenario_name)
         assert {n: s["data"] for n, s in secrets(upgraded).items()} == {
             n: s["data"] for n, s in first.items()
         }
-        assert {f"/api/v1/namespaces/loop/secrets/{name}" for name in MADE} <= set(api.asked)
+        assert {f"/api/v1/namespaces/loop/secrets/{name}" for name in made} <= set(api.asked)
 
 
 def test_a_secret_that_lacks_a_key_gets_it_and_keeps_the_others() -> None:
@@ -142,13 +149,15 @@ def test_a_secret_that_lacks_a_key_gets_it_and_keeps_the_others() -> None:
     assert data["admin"] != removed
 
 
-def _render_against(api: FakeApi) -> list[Object]:
+def _render_against(api: FakeApi, scenario: str = "minimal") -> list[Object]:
     try:
         return objects(
             helm(
                 "template",
                 "demo",
                 str(CHART),
+                "--values",
+                str(values_file(scenario)),
                 "--namespace",
                 "loop",
                 "--dry-run=server",

@@ -105,6 +105,19 @@ def test_what_people_like_rises_and_the_guards_are_reported(trained: Any) -> Non
     assert [entry["step"] for entry in result.history] == list(range(1, 13))
 
 
+def test_the_kl_stays_near_its_target(tmp_path: Path, taught: Path, reward_model: Path) -> None:
+    """Where a nat costs next to nothing at first, and the reward would lead the policy far away."""
+    folder = write_rloo_run(
+        tmp_path / "steered", taught, reward_model,
+        kl_target=1.0, beta=0.05, learning_rate=5e-3, max_steps=40,
+    )  # fmt: skip
+
+    result = train(folder)
+
+    assert result.metrics["stopped_early"] == 0.0
+    assert 0.5 < result.metrics["kl"] < 2.0, "the mean of the last quarter"
+
+
 def test_a_flipped_reward_makes_it_fall(
     tmp_path: Path, taught: Path, flipped_reward_model: Path
 ) -> None:

@@ -39,24 +39,24 @@ Said = dict[str, list[str]]
 
 
 @pytest.fixture
-async def base(sqlite_database: Database, tiny_model: Path) -> store.ModelVersion:
-    async with sqlite_database.write() as c:
+async def base(database: Database, tiny_model: Path) -> store.ModelVersion:
+    async with database.write() as c:
         digest = digest_model(str(tiny_model))
         return await store.ensure_base(c, str(tiny_model), digest, actor="test")
 
 
 @pytest.fixture
-async def said(sqlite_database: Database) -> Said:
+async def said(database: Database) -> Said:
     """Words of every kind, and some that no method can use or that say nothing new."""
     up, down = ({"kind": "thumbs", "value": value} for value in ("up", "down"))
     text = {"kind": "correction", "text": "a better answer"}
     gone = {"first": {"completion_id": "x"}, "second": {"text": "y"}, "preferred": "first"}
     return {
-        "pairs": await tell(sqlite_database, 20, "p"),
-        "corrections": await tell(sqlite_database, 12, "c", kind="correction", body=text, **ALONE),
-        "up": await tell(sqlite_database, 8, "u", kind="thumbs", body=up, **ALONE),
-        "down": await tell(sqlite_database, 8, "d", kind="thumbs", body=down, **ALONE),
-        "wrong": await tell(sqlite_database, 2, "w", other_choice=7, body=gone),
+        "pairs": await tell(database, 20, "p"),
+        "corrections": await tell(database, 12, "c", kind="correction", body=text, **ALONE),
+        "up": await tell(database, 8, "u", kind="thumbs", body=up, **ALONE),
+        "down": await tell(database, 8, "d", kind="thumbs", body=down, **ALONE),
+        "wrong": await tell(database, 2, "w", other_choice=7, body=gone),
     }
 
 

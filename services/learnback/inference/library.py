@@ -95,6 +95,11 @@ def artifact_of(row: Row[Any]) -> Artifact | None:
     return Artifact(row.name, row.artifact, row.artifact_digest, kind)
 
 
+def artifacts_of(rows: Iterable[Row[Any]]) -> dict[str, Artifact]:
+    """The files of all versions that have some here."""
+    return {row.name: found for row in rows if (found := artifact_of(row))}
+
+
 def servables(rows: Iterable[Row[Any]], base: Base) -> dict[str, Servable]:
     """The versions as routing sees them."""
     by_name = {row.name: row for row in rows}

@@ -7,7 +7,7 @@ in another. Whoever withdrew or superseded a signal meanwhile keeps the last wor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,6 +23,8 @@ from learnback.ledger.trainable import TRAINABLE
 
 LEARNED = (FeedbackStatus.ACCEPTED, FeedbackStatus.TRAINED, FeedbackStatus.HELD_OUT)
 """What a cumulative dataset is made of."""
+TAKEN_BACK = (FeedbackStatus.WITHDRAWN, FeedbackStatus.SUPERSEDED, FeedbackStatus.ERASED)
+"""What people do not say any more."""
 OUTVOTED = ("contradicted", "raters_disagree", "rater_disagrees_with_others")
 """Why signals were quarantined whose vote still counts: without it the others would seem to agree
 ever more from run to run."""
@@ -226,12 +228,20 @@ async def explain(connection: AsyncConnection, waits: Mapping[str, Outcome]) -> 
 async def taken_back(connection: AsyncConnection, run_id: str) -> int:
     """How many signals that a run had taken were withdrawn, superseded or erased meanwhile."""
     query = select(func.count()).where(
-        feedback.c.run_id == run_id,
-        feedback.c.status.in_(
-            (FeedbackStatus.WITHDRAWN, FeedbackStatus.SUPERSEDED, FeedbackStatus.ERASED)
-        ),
+        feedback.c.run_id == run_id, feedback.c.status.in_(TAKEN_BACK)
     )
     return int((await connection.execute(query)).scalar_one())
+
+
+async def count_taken_back(connection: AsyncConnection, ids: Iterable[str]) -> int:
+    """How many of these signals were withdrawn, superseded or erased."""
+    count = 0
+    for chunk in chunks(list(ids)):
+        query = select(func.count()).where(
+            feedback.c.id.in_(chunk), feedback.c.status.in_(TAKEN_BACK)
+        )
+        count += (await connection.execute(query)).scalar_one()
+    return count
 
 
 async def _settle(

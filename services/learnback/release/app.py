@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
@@ -111,8 +112,12 @@ def create_app(
 
 
 async def register_base(database: Database, model: str) -> None:
-    """Register the base model and serve it if nothing is served yet; nothing without a model."""
-    if not model:
+    """Register the base model and serve it if nothing is served yet; nothing without a model.
+
+    A folder that is not mounted here is left to who reads it: its name's digest would make another
+    base model of it, which no replica serves.
+    """
+    if not model or (Path(model).is_absolute() and not Path(model).is_dir()):
         return
     digest = await asyncio.to_thread(digest_model, model)
     async with database.write() as connection:

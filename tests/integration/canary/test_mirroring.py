@@ -131,7 +131,7 @@ async def test_copies_alone_promote_nobody_also_not_at_the_deadline(lite: World)
     assert (await lite.version(GOOD)).state is VersionState.ROLLED_BACK
     last = (await story.tell(lite.database, GOOD)).looks[-1]
     assert last.measured["metrics"][0]["safe"] > 3, "the copies prove that it is safe"
-    assert last.reason.startswith("the deadline is over before anybody saw it")
+    assert last.reason.startswith("the deadline is over; nobody saw it")
 
 
 TRANSACTIONS = 12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from learnback.contracts.models import FeedbackStatus
 from learnback.core.ids import digest_text
@@ -58,6 +58,18 @@ class Dataset:
         whatever the method."""
         compared, _ = _distinct(self.examined, pairs.build(self.examined, ties=False))
         return sorted(compared, key=lambda row: row.canonical)
+
+    @property
+    def judging(self) -> list[PreferenceRow]:
+        """Pairs of held-out prompts, to which no reward model is fitted."""
+        return [row for row in self.pairs if row.side == "prompt"]
+
+    def paid_by(self, reward_model: str) -> Dataset:
+        """The same for a policy that is paid by a reward model: what comes of it depends on that
+        version too, and on the pairs by which its checkpoint is picked.
+        """
+        parts = self.fingerprint, reward_model, fingerprint(self.judging)
+        return replace(self, fingerprint=digest_text("\n".join(parts)))
 
     @property
     def settled(self) -> dict[str, Outcome]:

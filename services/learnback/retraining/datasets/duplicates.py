@@ -8,11 +8,10 @@ Near-duplicates make a model learn by heart, and held-out figures better than th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from learnback.contracts.models import FeedbackStatus
-from learnback.ledger.prompts import prompt_held_out
 from learnback.ledger.training import Outcome
 from learnback.retraining.datasets.reading import Comparison, Opinion
 from learnback.retraining.datasets.resemblance import Document, alike, grouped, repeats
@@ -54,12 +53,11 @@ class Likeness:
     """Keys of prompts that are not held out, but like one that is."""
 
 
-def likeness(prompts: Mapping[str, Messages], held_out_share: float, above: float) -> Likeness:
+def likeness(prompts: Mapping[str, Messages], held_out: Set[str], above: float) -> Likeness:
     """Of prompts by their keys; where everything may be alike, nothing is."""
     if above >= 1:
         return Likeness()
-    held_out = [key for key in sorted(prompts) if prompt_held_out(key, held_out_share)]
-    keys = [*held_out, *sorted(prompts.keys() - set(held_out))]
+    keys = [*sorted(held_out), *sorted(prompts.keys() - held_out)]
     found = grouped([_asked(prompts[key]) for key in keys], above, first=len(held_out))
     return Likeness(
         groups={key: keys[group] for key, group in zip(keys, found.of, strict=True)},

@@ -49,7 +49,8 @@ def examine(
     everything: list[Comparison | Opinion] = [*comparisons, *opinions]
     said = [one for one in everything if one.feedback_id not in aside]
     where = sides(said, shares)
-    like = likeness(prompts_of(said), shares.prompts, bounds.max_resemblance)
+    held_out = {one.prompt_key for one in said if where[one.feedback_id] == "prompt"}
+    like = likeness(prompts_of(said), held_out, bounds.max_resemblance)
     aside |= {
         one.feedback_id: NEAR_HELD_OUT
         for one in said

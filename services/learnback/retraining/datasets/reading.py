@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from learnback.contracts.models import CompletionEnd, FeedbackKind, FeedbackStatus, Preferred
+from learnback.ledger.prompts import opening_key
 from learnback.ledger.training import Answered, Outcome, Signal
 from learnback.models.plain_text import holds_half
 
@@ -87,6 +88,8 @@ class Said:
     from."""
     prompt: tuple[dict[str, str], ...]
     prompt_key: str
+    opening: str
+    """The key of its conversation up to the first turn of the user, by which it is held out."""
 
     @property
     def voice(self) -> tuple[str, str, str]:
@@ -194,6 +197,7 @@ def _common(signal: Signal, about: Answered) -> dict[str, Any]:
         "outvoted": signal.status == FeedbackStatus.QUARANTINED,
         "prompt": plain(about.prompt),
         "prompt_key": about.prompt_key,
+        "opening": opening_key(about.prompt_key, about.prompt),
     }
 
 

@@ -59,6 +59,7 @@ from learnback.retraining.trainers.rollouts import (
     some,
 )
 from learnback.retraining.trainers.rows import PromptRow, Rows
+from learnback.retraining.trainers.schedule import share_of_peak, warmup_steps
 
 EVALUATION_SEED = 1_000_003
 """Evaluations draw the same random numbers, so that they differ by the weights alone."""
@@ -227,11 +228,18 @@ class _Run:
         everything = processes.gathered(rollout_files.said(prompts, texts, scores))
         if processes.is_main():
             rollout_files.keep(self.directory, self.state.history[-1], everything)
-        if self.settings.kl_target is not None:
-            self.state.beta = kl.next_beta(
-                self.state.beta, metrics["kl"], self.settings.kl_target, self.settings.kl_gain
-            )
+        self._steer()
         self.state.drift = drift_of(metrics, self.state.base_length, self.settings)
+
+    def _steer(self) -> None:
+        """Let beta follow the target, if there is one."""
+        target, seen = self.settings.kl_target, self._seen()
+        if target is not None:
+            floor, gain = kl.floor_of(seen, target, self.settings.beta), self.settings.kl_gain
+            self.state.beta = kl.next_beta(self.state.beta, seen[-1], target, gain, floor)
+
+    def _seen(self) -> list[float]:
+        return [entry["kl"] for entry in self.state.history]
 
     def _ask(
         self, prompts: list[Prompt], samples: int, number: int, *, base: bool = False
@@ -269,6 +277,7 @@ class _Run:
     def _learn(self, groups: list[list[Rollout]], scores: torch.Tensor) -> dict[str, float]:
         """One optimiser step. Raises Diverged, and then no weight has changed."""
         settings = self.settings
+        beta = kl.price(self.state.beta, self._seen(), settings.kl_target)
         self.optimizer.zero_grad()
         self.model.train()
         account = add_gradient(
@@ -277,7 +286,7 @@ class _Run:
             groups,
             scores,
             self._precision,
-            beta=self.state.beta,
+            beta=beta,
             pad=self.tokenizer.pad_token_id,
             batch_size=settings.batch_size // processes.count(),
             exact_kl=settings.exact_kl,
@@ -287,7 +296,7 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm)
         rate = learning_rate(self.state.global_step, self.max_steps, settings)
         metrics = account.metrics() | {
-            "beta": self.state.beta,
+            "beta": beta,
             "grad_norm": norm.item(),
             "learning_rate": rate,
         }
@@ -372,11 +381,9 @@ def steps_of(settings: RlooHyperparameters, prompts: int) -> int:
 
 
 def learning_rate(step: int, max_steps: int, settings: RlooHyperparameters) -> float:
-    """Of the step after ``step`` others: rises linearly through the warm-up, then falls to 0."""
-    warm = math.ceil(settings.warmup_fraction * max_steps)
-    if step < warm:
-        return settings.learning_rate * (step + 1) / (warm + 1)
-    return settings.learning_rate * (max_steps - step) / max(max_steps - warm, 1)
+    """Of the step after ``step`` others."""
+    warmup = warmup_steps(settings.warmup_fraction, max_steps)
+    return settings.learning_rate * share_of_peak(step, max_steps, warmup)
 
 
 def open_reward(plan: RunPlan) -> reward.RewardModel:

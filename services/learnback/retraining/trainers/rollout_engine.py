@@ -20,8 +20,9 @@ from typing import Any
 import httpx
 
 from learnback.retraining.plan import RlooHyperparameters, RunPlan, sync
+from learnback.retraining.trainers.loading import end_tokens
 from learnback.retraining.trainers.processes import is_main
-from learnback.retraining.trainers.rollouts import LocalSampler, Rollout, Sampler, end_tokens
+from learnback.retraining.trainers.rollouts import LocalSampler, Rollout, Sampler
 
 ENGINE_DIRECTORY = "engine"
 """In the run's folder."""
@@ -172,7 +173,7 @@ def open_sampler(plan: RunPlan, directory: Path, model: Any, tokenizer: Any) -> 
     settings = plan.settings(RlooHyperparameters)
     if settings.engine_url is not None and is_main():
         return EngineSampler(settings.engine_url, directory / ENGINE_DIRECTORY, plan.run_id)
-    ends = end_tokens(model, tokenizer)
+    ends = end_tokens(model.generation_config, tokenizer)
     return LocalSampler(ends, tokenizer.pad_token_id, settings.rollout_batch_size)
 
 

@@ -195,13 +195,6 @@ def pick(
     return chosen, log_chances.gather(1, chosen[:, None]).squeeze(1)
 
 
-def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end an answer."""
-    configured = model.generation_config.eos_token_id
-    ends = configured if isinstance(configured, list) else [configured]
-    return frozenset(end for end in (*ends, tokenizer.eos_token_id) if end is not None)
-
-
 def left_padded(
     prompts: Sequence[list[int]], pad: int, device: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
