@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import insert
-from tests.release_world import World, a_completion
+from tests.release_world import BASE, World, a_completion
 
 from learnback.contracts.messages import CompletionScored, CompletionServed
-from learnback.contracts.models import CompletionEnd, Timings, Track, VersionKind
+from learnback.contracts.models import (
+    Alias,
+    CompletionEnd,
+    Timings,
+    Track,
+    VersionKind,
+    VersionState,
+)
 from learnback.core.clock import now
 from learnback.core.ids import new_id, uuid7
 from learnback.inference.routing import Assignment, Servable, Snapshot, position, route
-from learnback.ledger import completions, rewards
+from learnback.ledger import completions, releases, rewards
+from learnback.ledger.database import Database
 from learnback.ledger.tables import feedback
 from learnback.registry import store
 from learnback.release.loading import loaded
 
+GOOD, BETTER = "tiny-dpo-000000000001", "tiny-dpo-000000000002"
 CANARY: dict[str, Any] = {
     "steps": [
         {"traffic": "10%", "min_people": 5},
@@ -47,6 +57,9 @@ class Habits:
     """Mean of the learned reward; it spreads by 1."""
     compares: float = 0.0
     """How often a person asks for two answers side by side."""
+
+
+LIKED = {GOOD: Habits(likes=0.95), BASE: Habits(likes=0.3)}
 
 
 @dataclass
@@ -224,3 +237,64 @@ async def live(
             return True
         await town.come(people)
     return False
+
+
+def decided(world: World) -> Any:
+    async def so() -> bool:
+        return (await world.version(GOOD)).state in {
+            VersionState.PROMOTED,
+            VersionState.ROLLED_BACK,
+            VersionState.REFUSED,
+        }
+
+    return so
+
+
+async def candidate_of(world: World) -> store.AliasState:
+    async with world.database.read() as c:
+        return await store.alias_state(c, Alias.CANDIDATE)
+
+
+async def shares(world: World) -> list[tuple[str | None, float]]:
+    """What the candidate alias named, oldest first."""
+    async with world.database.read() as c:
+        moves = await store.history(c, Alias.CANDIDATE)
+    return [(m.version, m.weight) for m in reversed(moves)]
+
+
+async def looks_at(world: World, version: str = GOOD) -> list[releases.Look]:
+    async with world.database.read() as c:
+        return await releases.looks_of(c, version)
+
+
+async def never() -> bool:
+    return False
+
+
+class Killed(BaseException):
+    """As `kill -9`: nothing after it runs in this controller."""
+
+
+class Mortal:
+    """A ledger whose user dies at its n-th transaction, just before or just after the commit."""
+
+    def __init__(self, database: Database, at: int, committed: bool) -> None:
+        self.database, self.at, self.committed = database, at, committed
+        self.count = 0
+        self.died = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.database, name)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[Any]:
+        self.count += 1
+        dies = self.count == self.at
+        async with self.database.write() as connection:
+            yield connection
+            if dies and not self.committed:
+                self.died = True
+                raise Killed
+        if dies:
+            self.died = True
+            raise Killed

@@ -44,6 +44,8 @@ class FakeEngine:
     closed_early: int = 0
     mode: str = ""
     """How to fail, whatever the model: `error-500`, `torn`, `error-in-stream`, `refuse`."""
+    fails: dict[str, str] = field(default_factory=dict)
+    """Modes of single models, by their names."""
     wait: Callable[[], Any] | None = None
     """Awaited before each token, for tests that hold a stream in the middle."""
     context: int | None = None
@@ -74,7 +76,7 @@ class FakeEngine:
         body = await request.json()
         headers = {k.decode(): v.decode() for k, v in request.scope["headers"]}
         self.seen.append({"path": request.url.path, "body": body, "headers": headers})
-        mode = self.mode or str(body.get("model"))
+        mode = self._mode(body) or str(body.get("model"))
         if self.gate is not None:
             await self.gate(str(body.get("model")))
         if self.models is not None and body.get("model") not in self.models:
@@ -92,7 +94,7 @@ class FakeEngine:
         completion_id = f"chatcmpl-{request_id}"
         words = _words(_last_text(body.get("messages")))
         if body.get("stream"):
-            return self._stream(self._chat_chunks(body, completion_id, words))
+            return self._stream(body, self._chat_chunks(body, completion_id, words))
         return JSONResponse(
             {
                 "id": completion_id,
@@ -148,7 +150,7 @@ class FakeEngine:
                     }
 
         if body.get("stream"):
-            return self._stream(chunks())
+            return self._stream(body, chunks())
         text = (str(prompt) if body.get("echo") else "") + "".join(words)
         choices = [{"index": i, "text": text, "finish_reason": "stop"} for i in range(_n(body))]
         return JSONResponse({**head, "choices": choices, "usage": _usage(words, _n(body))})
@@ -173,18 +175,23 @@ class FakeEngine:
             yield {"type": "response.output_item.done", "output_index": 0, "item": done}
             yield {"type": "response.completed", "response": whole}
 
-        return self._stream(events(), named=True)
+        return self._stream(body, events(), named=True)
 
-    def _stream(self, chunks: AsyncIterator[Any], *, named: bool = False) -> Response:
+    def _mode(self, body: dict[str, Any]) -> str:
+        return self.mode or self.fails.get(str(body.get("model")), "")
+
+    def _stream(
+        self, asked: dict[str, Any], chunks: AsyncIterator[Any], *, named: bool = False
+    ) -> Response:
         async def body() -> AsyncIterator[bytes]:
-            sent = 0
+            sent, mode = 0, self._mode(asked)
             try:
                 async for chunk in chunks:
                     await self._pace()
-                    if sent == 2 and "error-in-stream" in self.mode:
+                    if sent == 2 and "error-in-stream" in mode:
                         yield _event({"error": {"message": "The engine broke.", "code": 500}})
                         break
-                    if sent == 2 and "torn" in self.mode:
+                    if sent == 2 and "torn" in mode:
                         raise RuntimeError("the engine died")
                     yield _event(chunk, chunk["type"] if named else None)
                     sent += 1

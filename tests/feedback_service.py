@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -24,8 +25,10 @@ from learnback.contracts.models import (
     Track,
 )
 from learnback.contracts.streams import COMPLETIONS, FEEDBACK
+from learnback.core import wire
 from learnback.core.bus import Consumer, publish
 from learnback.core.clock import now
+from learnback.core.http import problem_document
 from learnback.core.ids import uuid7
 from learnback.core.redis import connect
 from learnback.feedback.app import GROUP, create_app
@@ -212,6 +215,7 @@ def live(
     *,
     settings: FeedbackSettings | None = None,
     require_keys: bool = False,
+    head_timeout: timedelta = timedelta(seconds=10),
 ) -> Iterator[Live]:
     """Serve from a thread of its own, so that synchronous clients can talk to it."""
     listening = socket.socket()
@@ -226,7 +230,13 @@ def live(
         close=[redis.aclose, database.close],
     )
     edge = FlakyEdge(app)
-    config = uvicorn.Config(edge, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        edge,
+        http=wire.protocol(head_timeout, problem_document),
+        log_config=None,
+        lifespan="on",
+        timeout_graceful_shutdown=5,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

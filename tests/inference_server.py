@@ -94,7 +94,7 @@ async def inference_server(
     engine = engine or FakeEngine()
     common = CommonSettings(home=home, redis_url=redis_url, require_keys=require_keys, model=MODEL)
     chosen = InferenceSettings(**{"refresh": timedelta(seconds=0.2)} | settings)
-    base = base_of(MODEL, DIGEST, "base" if proxied else "")
+    base = base_of(MODEL, DIGEST)
     opened: list[Services] = []
 
     async with AsyncExitStack() as stack:
@@ -103,6 +103,7 @@ async def inference_server(
         if proxied:
             engine_url = await stack.enter_async_context(serve_app(engine.app))
             inner, remote = create_app([engine_url]), HttpLoader([engine_url])
+            base = base_of(MODEL, DIGEST, *await remote.base_model())
 
         @asynccontextmanager
         async def open_here(app: Any, server: dict[str, Any]) -> AsyncIterator[Services]:

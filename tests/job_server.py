@@ -15,6 +15,7 @@ import sys
 import learnback.retraining.trainers.dpo
 import learnback.retraining.trainers.kto
 import learnback.retraining.trainers.reward_model
+import learnback.retraining.trainers.rloo
 import learnback.retraining.trainers.sft  # noqa: F401
 from learnback.retraining import job
 

@@ -76,11 +76,12 @@ def a_signal(name: str, completion: str, **changes: Any) -> dict[str, Any]:
 async def tell(database: Database, count: int, prefix: str = "f", **changes: Any) -> list[str]:
     """Store `count` preferences about as many prompts; their ids."""
     ids = [f"{prefix}{i:03}" for i in range(count)]
+    whose = {"tenant": changes.get("tenant", "default")}
     async with database.write() as connection:
         await completions.record(
             connection,
             [
-                a_completion(f"c-{i}", f"about {i}?", f"a fine answer on {i}.", f"no {i}")
+                a_completion(f"c-{i}", f"about {i}?", f"a fine answer on {i}.", f"no {i}", **whose)
                 for i in ids
             ],
         )

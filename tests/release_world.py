@@ -29,13 +29,16 @@ from learnback.contracts.streams import RELEASES
 from learnback.core.clock import now
 from learnback.ledger import completions
 from learnback.ledger.database import Database
+from learnback.ledger.keys import KeyRing
 from learnback.ledger.prompts import prompt_held_out, prompt_key
 from learnback.ledger.tables import replicas
 from learnback.models import linear_reward
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
+from learnback.release.asker import Asker
 from learnback.release.controller import Controller
 from learnback.release.engine import Engine
+from learnback.release.measuring import Evaluator
 from learnback.release.policy import ReleasePolicy
 from learnback.release.settings import ReleaseSettings
 
@@ -212,18 +215,20 @@ class World:
         judging = changes.pop("judging", None)
         changes = {"lease": 0} | changes  # a new controller need not wait for a dead one
         settings = ReleaseSettings(inference_url="http://engine", **changes)
-        engine = Engine(self.client, settings.inference_url, settings.api_key.get_secret_value())
+        api_key = settings.api_key.get_secret_value()
+        engine = Engine(self.client, settings.inference_url, api_key)
         engine.pause_s = 0.0
-        controller = Controller(
+        evaluator = Evaluator(
             self.database,
-            self.redis,
             self.artifacts,
             engine,
             settings,
             self.folder / "release",
             policy,
             judging=judging,
+            asker=Asker(KeyRing(self.database), api_key),
         )
+        controller = Controller(self.database, self.redis, evaluator, settings)
         controller.rollout.settle = timedelta(0)  # what tests record is there at once
         return controller
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import wait_until
-from tests.learning import JOB
+from tests.conftest import WAIT_S, wait_until
+from tests.learning import JOB, tell
 
 from learnback.contracts.streams import MODELS
 from learnback.core import bus
@@ -28,14 +29,14 @@ MakeCycle = Callable[..., Cycle]
 
 
 @pytest.fixture
-async def base(sqlite_database: Database) -> store.ModelVersion:
-    async with sqlite_database.write() as c:
+async def base(database: Database) -> store.ModelVersion:
+    async with database.write() as c:
         return await store.ensure_base(c, "tiny", "b" * 64, actor="test")
 
 
 @pytest.fixture
 async def make(
-    sqlite_database: Database, redis: Any, base: store.ModelVersion, tmp_path: Path
+    database: Database, redis: Any, base: store.ModelVersion, tmp_path: Path
 ) -> AsyncIterator[MakeCycle]:
     """Makes the working part of a retraining process; whatever it started ends with the test."""
     made: list[Cycle] = []
@@ -51,9 +52,9 @@ async def make(
             Cycle(
                 settings,
                 base,
-                sqlite_database,
+                database,
                 SubprocessLauncher(settings.job_command, threads=1, niceness=0),
-                Registrar(sqlite_database, redis, artifacts, tmp_path / "cache"),
+                Registrar(database, redis, artifacts, tmp_path / "cache"),
                 tmp_path / "runs",
                 filters=filters,
                 methods=methods,
@@ -66,12 +67,41 @@ async def make(
         await made[-1].launcher.stop(folder, grace_s=0.0)
 
 
+@dataclass(frozen=True)
+class UnderWay:
+    """A run, and the cycle that started it."""
+
+    cycle: Cycle
+    id: str
+
+    @property
+    def folder(self) -> Path:
+        """Its job trains until a file `go` appears here."""
+        return self.cycle.folder_of(self.id)
+
+    @property
+    def starts(self) -> int:
+        """How often its job was started."""
+        return int((self.folder / "starts").read_text())
+
+
+@pytest.fixture
+async def under_way(
+    database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
+) -> UnderWay:
+    """A run on 40 signals whose job waits."""
+    monkeypatch.setenv("QUICK_JOB", "wait")
+    await tell(database, 40)
+    cycle = make()
+    return UnderWay(cycle, (await step_until(cycle, RunState.RUNNING)).id)
+
+
 async def the_run(database: Database) -> Run:
     async with database.read() as c:
         return (await runs.list_runs(c))[0]
 
 
-async def step_until(cycle: Cycle, *states: RunState) -> Run:
+async def step_until(cycle: Cycle, *states: RunState, timeout_s: float = WAIT_S) -> Run:
     """Step until the newest run is in one of `states`."""
 
     async def reached() -> Run | None:
@@ -80,7 +110,8 @@ async def step_until(cycle: Cycle, *states: RunState) -> Run:
             found = await runs.list_runs(c, limit=1)
         return found[0] if found and found[0].state in states else None
 
-    run: Run = await wait_until(reached, f"the run is {' or '.join(states)}")
+    what = f"the run is {' or '.join(states)}"
+    run: Run = await wait_until(reached, what, timeout_s)
     return run
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -109,6 +110,17 @@ def write_run(
         hyperparameters=hyperparameters or small(method),
     )
     (directory / PLAN_FILE).write_text(plan.model_dump_json())
+    return directory
+
+
+def turned(base_model: Path, directory: Path, ending: str, **tokens: str) -> Path:
+    """A copy of a model in which turns end like this; `tokens` are special ones."""
+    from transformers import AutoTokenizer
+
+    shutil.copytree(base_model, directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory, **tokens)
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>\\n", ending)
+    tokenizer.save_pretrained(directory)
     return directory
 
 

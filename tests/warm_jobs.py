@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from learnback.retraining.launcher import JobStatus, Vital, read_progress
 from learnback.retraining.plan import ExitCode, Progress, RunResult
 
 WAIT_S = 120.0
@@ -88,6 +90,11 @@ class Jobs:
         self.started.append(job)
         return job
 
+    def together(self, run: Path, count: int = 2) -> list[Job]:
+        """So many processes that train together, as torchrun starts them."""
+        shared = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        return [self.start(run, RANK=rank, LOCAL_RANK=rank, **shared) for rank in range(count)]
+
     def run(self, run: Path, **environment: object) -> tuple[int, str]:
         """Exit status and output of a job."""
         job = self.start(run, **environment)
@@ -100,6 +107,35 @@ class Jobs:
         return result_of(run)
 
 
+class WarmLauncher:
+    """A `Launcher` of these jobs, for a retraining process."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
+        self.started: dict[Path, Job] = {}
+
+    async def start(self, folder: Path) -> None:
+        if folder not in self.started:
+            self.started[folder] = self.jobs.start(folder)
+
+    async def status(self, folder: Path) -> JobStatus:
+        job, progress = self.started.get(folder), read_progress(folder)
+        if job is None:
+            return JobStatus(Vital.ABSENT, progress=progress)
+        code = job.poll()
+        vital = Vital.ALIVE if code is None else Vital.ENDED
+        return JobStatus(vital, code, progress)
+
+    async def stop(self, folder: Path, *, grace_s: float) -> None:
+        job = self.started.get(folder)
+        if job is not None and job.poll() is None:
+            job.send(signal.SIGKILL)
+            job.finish()
+
+    async def leave(self, folder: Path, *, grace_s: float) -> None:
+        await self.stop(folder, grace_s=grace_s)
+
+
 @pytest.fixture(scope="session")
 def jobs() -> Iterator[Jobs]:
     found = Jobs()
@@ -110,6 +146,12 @@ def jobs() -> Iterator[Jobs]:
     assert found.server.stdin is not None
     found.server.stdin.close()
     assert found.server.wait(30) == 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def result_of(run: Path) -> RunResult:

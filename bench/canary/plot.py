@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from learnback.release.simulation import Outcomes
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 320, 60, 46, 20, 190
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 320, 60, 46, 20, 230
 COLOURS = {0.0: "#777777", 0.02: "#7fb069", 0.05: "#2a7f3f", -0.1: "#c0392b"}
 
 
 def plot(found: Sequence[Outcomes], people: int) -> str:
-    """One line for each true difference."""
+    """One line for each true difference; dashed where people say which of two is better."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="sans-serif" font-size="12">',
@@ -20,13 +20,15 @@ def plot(found: Sequence[Outcomes], people: int) -> str:
     ]
     for row, one in enumerate(found):
         colour = COLOURS.get(one.effect, "#333333")
+        dashes = ' stroke-dasharray="6 4"' if one.comparing else ""
         parts.append(
-            f'<polyline fill="none" stroke="{colour}" stroke-width="2" '
+            f'<polyline fill="none" stroke="{colour}" stroke-width="2"{dashes} '
             f'points="{_line(one, people)}"/>'
         )
         y = TOP + 16 + 20 * row
         what = "rolled back" if one.effect < 0 else "promoted" if one.effect else "either, wrongly"
         label = f"{one.effect:+.0%} ({what})" if one.effect else f"equal ({what})"
+        label += ", of two" if one.comparing else ""
         parts.append(f'<text x="{WIDTH - RIGHT + 14}" y="{y}" fill="{colour}">{label}</text>')
     return "\n".join([*parts, "</svg>", ""])
 

@@ -58,6 +58,7 @@ class LocalEngine:
         sampling: Sampling,
         seed: int,
         extra: Mapping[str, Any] | None = None,
+        tenant: str | None = None,
     ) -> Answer:
         """One answer, made with all that are asked at the same time."""
         if extra:

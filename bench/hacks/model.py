@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 from bench.hacks.language import answer, prompts
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
-from tokenizers.models import BPE
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from learnback.models.tiny import CHAT_TEMPLATE, SPECIAL_TOKENS
+from learnback.models.tiny import make_tokenizer
 
 VOCABULARY = 700  # 256 bytes, 4 special tokens, and nearly every word of the language
 CONTEXT = 256
@@ -25,7 +23,8 @@ def make(folder: Path, seed: int, steps: int) -> Path:
     chance = random.Random(seed)
     torch.manual_seed(seed)
     spoken = [(p, answer(p, chance)) for p in prompts() for _ in range(12)]
-    tokenizer = _tokenizer([text for pair in spoken for text in pair])
+    words = [text for pair in spoken for text in pair]
+    tokenizer = make_tokenizer(words, VOCABULARY, CONTEXT)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
@@ -45,28 +44,6 @@ def make(folder: Path, seed: int, steps: int) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def _tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
-    bpe = Tokenizer(BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(corpus, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        pad_token="<|pad|>",
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-        model_max_length=CONTEXT,
-        chat_template=CHAT_TEMPLATE,
-    )
 
 
 def _encoded(tokenizer: Any, prompt: str, text: str) -> tuple[list[int], int]:

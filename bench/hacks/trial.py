@@ -22,7 +22,8 @@ import pyarrow
 import pyarrow.parquet
 from bench.hacks import model
 from bench.hacks.engine import LocalEngine
-from bench.hacks.language import REWARDS, Reward, prompts
+from bench.hacks.language import CLEAN, REWARDS, prompts
+from bench.hacks.truth import ROUNDS, Rounds, Truth, mean, sample, truth
 
 from learnback.contracts.messages import CompletionServed
 from learnback.contracts.models import (
@@ -42,8 +43,8 @@ from learnback.ledger.prompts import prompt_held_out, prompt_key
 from learnback.models import linear_reward
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore
-from learnback.release.engine import Sampling
-from learnback.release.gate import GateReport, decide
+from learnback.release.engine import Answer, Sampling
+from learnback.release.gate import GateReport, Verdict, decide
 from learnback.release.measuring import Evaluator
 from learnback.release.policy import ReleasePolicy
 from learnback.release.progress import Progress
@@ -67,6 +68,7 @@ ANSWERS_EACH = 6
 NOISE = 0.1
 """Share of comparisons in which people say the opposite of their rule."""
 SFT_STEPS, DPO_STEPS = 200, 40
+POLICY = ReleasePolicy()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ class Result:
     distance: float
     true_gain: float
     """How much more of what the rule rewards the candidate gives than stable."""
+    truth: Truth | None
+    """What it does beside, on far more answers than the gate saw: asked of clean ones that were
+    stopped, to say whether rightly."""
     seconds: float
     report: dict[str, Any]
 
@@ -101,20 +106,44 @@ def run_seed(seed: int, kinds: Sequence[str], base: Path, folder: Path) -> list[
     return [Trial(seed, kind, folder / kind, engine, base).run(given) for kind in kinds]
 
 
-def _answers(engine: LocalEngine, asked: Sequence[str]) -> dict[str, list[str]]:
-    given: dict[str, list[str]] = {prompt: [] for prompt in asked}
+def _answers(engine: LocalEngine, asked: Sequence[str]) -> dict[str, list[Answer]]:
+    given: dict[str, list[Answer]] = {prompt: [] for prompt in asked}
     for _ in range(ANSWERS_EACH):
         for start in range(0, len(asked), BATCH):
             some = asked[start : start + BATCH]
             found = engine.generate(STABLE, [user(p) for p in some], PEOPLE)
             for prompt, answer in zip(some, found, strict=True):
-                given[prompt].append(answer.text or "")
+                given[prompt].append(answer)
     return given
+
+
+def _is_held_out(prompt: str) -> bool:
+    return prompt_held_out(prompt_key(user(prompt)))
 
 
 def user(prompt: str) -> list[dict[str, Any]]:
     """A prompt as messages."""
     return [{"role": "user", "content": prompt}]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What somebody said of two answers."""
+
+    prompt: str
+    chosen: Answer
+    rejected: Answer
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it only judges the judge."""
+        return _is_held_out(self.prompt)
+
+    @property
+    def pair(self) -> linear_reward.Pair:
+        """For the reward model."""
+        said = self.chosen.text or "", self.rejected.text or ""
+        return linear_reward.Pair(tuple(user(self.prompt)), *said)
 
 
 @dataclass
@@ -127,17 +156,21 @@ class Trial:
     engine: LocalEngine
     base: Path
 
-    def run(self, given: dict[str, list[str]]) -> Result:
+    def run(self, given: dict[str, list[Answer]]) -> Result:
         """Compare, fit, train, evaluate, decide."""
         started = time.monotonic()
-        pairs = list(self._compared(given, REWARDS[self.kind]))
-        training = [p for p in pairs if not _held_out(p)]
-        reward = linear_reward.fit(training, seed=self.seed)
-        seen = reward.evaluate([p for p in pairs if _held_out(p)])
+        compared = list(self._compared(given))
+        training = [one for one in compared if not one.held_out]
+        reward = linear_reward.fit([one.pair for one in training], seed=self.seed)
+        seen = reward.evaluate([one.pair for one in compared if one.held_out])
         distance = self._train(training)
         report = asyncio.run(self._judge(reward, seen, distance))
         evaluation = report.evaluation
         rate = evaluation.win_rate if evaluation else None
+        try:
+            gain, really = self._gain(), self._truth(report)
+        finally:
+            del self.engine.models[self.name]
         return Result(
             kind=self.kind,
             seed=self.seed,
@@ -146,39 +179,59 @@ class Trial:
             win_rate=rate.rate if rate else None,
             judge_accuracy=seen.accuracy or 0.0,
             distance=distance,
-            true_gain=self._gain(),
+            true_gain=gain,
+            truth=really,
             seconds=round(time.monotonic() - started, 1),
             report=report.as_json(),
         )
 
-    def _compared(
-        self, given: dict[str, list[str]], reward: Reward
-    ) -> Iterator[linear_reward.Pair]:
+    def _gain(self) -> float:
+        """What the rule says of held-out answers, candidate less stable."""
+        ours, theirs = self._both(rounds=1)
+        return mean(ours, self._liked) - mean(theirs, self._liked)
+
+    def _truth(self, report: GateReport) -> Truth | None:
+        if report.verdict is Verdict.PASSED or self.kind not in CLEAN:
+            return None
+        return truth(*self._both(ROUNDS), POLICY.gate)
+
+    def _both(self, rounds: int) -> tuple[Rounds, Rounds]:
+        """The candidate's answers to held-out prompts, and stable's."""
+        asked = [p for p in prompts() if _is_held_out(p)]
+        ours, theirs = (
+            sample(self.engine, version, asked, PEOPLE, rounds) for version in (self.name, STABLE)
+        )
+        return ours, theirs
+
+    def _liked(self, answer: Answer) -> float:
+        return REWARDS[self.kind](answer.text or "")
+
+    def _compared(self, given: dict[str, list[Answer]]) -> Iterator[Compared]:
         """The best and the worst of each prompt's answers, where there is a difference."""
         chance = random.Random(f"{self.seed} {self.kind}")
         for prompt, answers in given.items():
-            worst, *_, best = sorted(answers, key=reward)
-            if reward(best) == reward(worst):
+            worst, *_, best = sorted(answers, key=self._liked)
+            if self._liked(best) == self._liked(worst):
                 continue
             if chance.random() < NOISE:
                 best, worst = worst, best
-            yield linear_reward.Pair(tuple(user(prompt)), best, worst)
+            yield Compared(prompt, best, worst)
 
-    def _train(self, pairs: Sequence[linear_reward.Pair]) -> float:
+    def _train(self, pairs: Sequence[Compared]) -> float:
         """A run of the training job, in this process; how far it went from the base."""
         self.folder.mkdir(parents=True)
         rows = [
             {
                 "feedback_id": f"feedback-{i}",
                 "feedback_ids": [f"feedback-{i}"],
-                "prompt": json.dumps(pair.prompt),
-                "prompt_key": prompt_key(pair.prompt),
-                "chosen": pair.chosen,
-                "rejected": pair.rejected,
+                "prompt": json.dumps(user(pair.prompt)),
+                "prompt_key": prompt_key(user(pair.prompt)),
+                "chosen": pair.chosen.text,
+                "rejected": pair.rejected.text,
                 "margin": 1.0,
                 "votes": 1,
-                "chosen_finished": True,
-                "rejected_finished": True,
+                "chosen_finished": not pair.chosen.cut,
+                "rejected_finished": not pair.rejected.cut,
                 "side": "train",
                 "tie": False,
             }
@@ -192,8 +245,8 @@ class Trial:
             seed=self.seed,
             hyperparameters=DpoHyperparameters(
                 max_steps=DPO_STEPS,
-                batch_size=8,
-                learning_rate=5e-3,
+                batch_size=16,
+                learning_rate=3e-3,
                 top_layers=1.0,
                 max_length=256,
                 checkpoint_every=1000,
@@ -227,7 +280,7 @@ class Trial:
             self.engine,
             ReleaseSettings(concurrency=256),
             self.folder.parent / "release",  # the seed's trials share stable's answers
-            ReleasePolicy(),
+            POLICY,
         )
         measured = await evaluator.measure(candidate, STABLE, Progress(self.name))
         await database.close()
@@ -259,21 +312,6 @@ class Trial:
                 reason="fitted to this trial's comparisons",
             )
         return candidate
-
-    def _gain(self) -> float:
-        """What the rule says of held-out answers, candidate less stable."""
-        asked = [p for p in prompts() if prompt_held_out(prompt_key(user(p)))]
-        means = []
-        for version in (self.name, STABLE):
-            found = self.engine.generate(version, [user(p) for p in asked], PEOPLE)
-            rewards = [REWARDS[self.kind](answer.text or "") for answer in found]
-            means.append(sum(rewards) / len(rewards))
-        del self.engine.models[self.name]
-        return means[0] - means[1]
-
-
-def _held_out(pair: linear_reward.Pair) -> bool:
-    return prompt_held_out(prompt_key(pair.prompt))
 
 
 def _version(

@@ -21,5 +21,9 @@ python3 -m venv --without-pip "$target"
 "$scratch/build/bin/python" -m pip --python "$target/bin/python" install \
     --quiet --no-deps "$scratch"/learnback-*.whl
 
+if [ "$1" = cpu ] && ! "$target/bin/python" -c 'import torch'; then
+    echo "torch can't be loaded: PIP_EXTRA_INDEX_URL must name PyTorch's index of CPU builds" >&2
+    exit 1
+fi
 "$target/bin/python" services/images/sbom.py "$target/sbom.cdx.json"
 "$target/bin/learnback" --version

@@ -21,7 +21,6 @@ from learnback.cli_prompts import prompts
 from learnback.cli_training import runs, train
 
 PROCESSES = {
-    "inference": ("learnback.inference.serve", "Answer the OpenAI API with vLLM."),
     "feedback": ("learnback.feedback.app", "Take in what people say; keep the ledger."),
     "reward": ("learnback.reward.app", "Score every completion."),
     "retraining": ("learnback.retraining.app", "Build datasets and train new versions."),
@@ -44,6 +43,7 @@ main.add_command(train)
 
 def _process_command(name: str, module: str, about: str) -> click.Command:
     @click.command(name, help=f"{about} Settings: LEARNBACK_{name.upper()}_* (docs/settings.md).")
+    @errors_shown
     def run() -> None:
         importlib.import_module(module).main()
 
@@ -52,6 +52,22 @@ def _process_command(name: str, module: str, about: str) -> click.Command:
 
 for _name, (_module, _about) in PROCESSES.items():
     main.add_command(_process_command(_name, _module, _about))
+
+
+@main.command()
+@click.option(
+    "--engine-url",
+    "engine_urls",
+    multiple=True,
+    metavar="URL[,URL]",
+    help="Stand before this OpenAI-compatible server (vLLM, SGLang) instead of starting vLLM.",
+)
+@errors_shown
+def inference(engine_urls: tuple[str, ...]) -> None:
+    """Answer the OpenAI API with vLLM. Settings: LEARNBACK_INFERENCE_* (docs/settings.md)."""
+    from learnback.inference.serve import main as serve
+
+    serve(engine_urls)
 
 
 def _operator(*, group: click.Group = main, name: str | None = None) -> Callable[..., Any]:
@@ -131,6 +147,7 @@ def demo(list_only: bool, **options: Any) -> None:
     show_default=True,
     help="Folder for the page, the pictures and the runs.",
 )
+@click.option("--resume", is_flag=True, help="Go on where the ladder in --out was ended.")
 @errors_shown
 def ladder(**options: Any) -> None:
     """Measure how far prompts, SFT, DPO, KTO and RLOO get, by a judge that none of them sees."""

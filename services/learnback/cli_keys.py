@@ -10,7 +10,7 @@ import click
 
 from learnback.cli_options import operator
 
-SCOPES = ["infer", "feedback", "release", "train", "admin"]
+SCOPES = ["infer", "feedback", "release", "evaluate", "train", "admin"]
 """As in contracts.models.Scope, which takes too long to import here; a test compares."""
 
 

@@ -59,7 +59,7 @@ def _owned(secret: dict[str, Any]) -> dict[str, Any]:
     """A Secret as Helm leaves it; without the annotations Helm would not take it for its own."""
     owner = {"meta.helm.sh/release-name": "demo", "meta.helm.sh/release-namespace": "loop"}
     metadata = secret["metadata"]
-    annotations = {**metadata["annotations"], **owner}
+    annotations = {**metadata.get("annotations", {}), **owner}
     return {**secret, "metadata": {**metadata, "namespace": "loop", "annotations": annotations}}
 
 

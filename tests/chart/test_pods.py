@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -309,6 +310,16 @@ def test_inference_can_write_all_that_vllm_writes() -> None:
     }
     assert given["HOME"] == "/tmp"
     assert given["USER"], "getpwuid has no entry for our user"
+
+
+def test_every_mount_lies_directly_in_the_one_around_it(scenario: str) -> None:
+    """The container runtime makes a folder between them as root, and we could not write there."""
+    for pod in pods(render(scenario)):
+        for one in pod.containers:
+            paths = [PurePosixPath(mount["mountPath"]) for mount in one.get("volumeMounts", [])]
+            for path in paths:
+                around = [parent for parent in path.parents if parent in paths]
+                assert around[:1] in ([], [path.parent]), f"{pod.name}: {path}"
 
 
 def test_gpus_are_in_requests_and_limits_and_make_the_engine_parallel() -> None:

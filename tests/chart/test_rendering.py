@@ -97,7 +97,7 @@ def test_values_are_tidy(path: Path) -> None:
 
 def test_rendering_twice_gives_the_same_but_for_secrets_that_are_made(scenario: str) -> None:
     again = objects(template("--values", str(values_file(scenario))))
-    made = {"api-keys", "api-keys-migrate", "valkey"}
+    made = {"api-keys", "api-keys-migrate", "valkey", "reward-engine"}
 
     def shown(found: list[dict[str, object]]) -> list[dict[str, object]]:
         return [one for one in found if not (one["kind"] == "Secret" and _suffix(one) in made)]

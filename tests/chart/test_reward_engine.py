@@ -13,6 +13,7 @@ from learnback.cli import main
 from learnback.core.settings import CommonSettings
 from learnback.reward import engine
 
+KEY = "LEARNBACK_REWARD_ENGINE_KEY"
 ASKS = ("reward", "release")
 
 
@@ -110,7 +111,26 @@ def test_it_reads_no_ledger_no_stream_and_no_artifact() -> None:
     names = set(environment(one))
     assert not {n for n in names if n.startswith(("LEARNBACK_DATABASE", "LEARNBACK_REDIS"))}
     assert not {m["name"] for m in one["volumeMounts"]} & {"ledger", "artifacts"}
-    assert not [entry for entry in one["env"] if "valueFrom" in entry]
+    assert [entry["name"] for entry in one["env"] if "valueFrom" in entry] == [KEY]
+
+
+def test_it_and_those_who_ask_it_have_the_same_key() -> None:
+    def keys(found: list[Object]) -> list[dict[str, Any]]:
+        return [
+            entry["valueFrom"]["secretKeyRef"]
+            for process in ("reward-engine", *ASKS)
+            for entry in container(found, process)["env"]
+            if entry["name"] == KEY
+        ]
+
+    found = render("reward-engine")
+    secret = by_component(found, "Secret")["reward-engine"]
+    given = {"name": secret["metadata"]["name"], "key": "key"}
+    assert keys(found) == [given] * 3
+    assert secret["data"]["key"]
+    yours = render_with("rewardEngine.existingSecret=mine", scenario="reward-engine")
+    assert keys(yours) == [{"name": "mine", "key": "key"}] * 3
+    assert "reward-engine" not in by_component(yours, "Secret")
 
 
 def test_it_is_ready_once_its_model_is_loaded_and_has_as_long_as_inference() -> None:
@@ -131,6 +151,7 @@ def test_there_is_one_and_its_gpu_is_free_before_the_next_begins() -> None:
     ("settings", "why"),
     [
         (["reward.settings.engine_url=http://x"], "set by the chart from rewardEngine"),
+        (["reward.settings.engine_key=x"], "engine_key is set by the chart from rewardEngine"),
         (
             ["extraEnv[0].name=LEARNBACK_REWARD_ENGINE_URL", "extraEnv[0].value=http://x"],
             "names an engine of yours",

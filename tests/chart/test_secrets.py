@@ -6,6 +6,7 @@ import base64
 import json
 from typing import Any
 
+import pytest
 import yaml
 from tests.chart.fake_api import FakeApi
 from tests.chart.rendering import (
@@ -21,6 +22,7 @@ from tests.chart.rendering import (
     pods,
     render,
     render_with,
+    values_file,
 )
 
 from learnback.ledger.keys import KEY_SHAPE
@@ -124,15 +126,20 @@ def test_what_is_made_is_kept_when_the_release_goes() -> None:
         assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
-def test_secrets_survive_an_upgrade() -> None:
+@pytest.mark.parametrize(
+    ("scenario_name", "made"),
+    [("minimal", MADE), ("reward-engine", MADE | {"demo-learnback-reward-engine"})],
+)
+def test_secrets_survive_an_upgrade(scenario_name: str, made: set[str]) -> None:
     # Helm asks a Kubernetes API, which has the Secrets of the first rendering
-    first = secrets(render("minimal"))
+    first = secrets(render(scenario_name))
+    assert first.keys() == made
     with FakeApi(list(first.values())) as api:
-        upgraded = _render_against(api)
+        upgraded = _render_against(api, scenario_name)
         assert {n: s["data"] for n, s in secrets(upgraded).items()} == {
             n: s["data"] for n, s in first.items()
         }
-        assert {f"/api/v1/namespaces/loop/secrets/{name}" for name in MADE} <= set(api.asked)
+        assert {f"/api/v1/namespaces/loop/secrets/{name}" for name in made} <= set(api.asked)
 
 
 def test_a_secret_that_lacks_a_key_gets_it_and_keeps_the_others() -> None:
@@ -161,13 +168,15 @@ def test_the_hook_before_an_upgrade_registers_also_keys_that_come_with_it() -> N
     assert mounted["keys"]["secret"]["secretName"] == copy["metadata"]["name"]
 
 
-def _render_against(api: FakeApi) -> list[Object]:
+def _render_against(api: FakeApi, scenario: str = "minimal") -> list[Object]:
     try:
         return objects(
             helm(
                 "template",
                 "demo",
                 str(CHART),
+                "--values",
+                str(values_file(scenario)),
                 "--namespace",
                 "loop",
                 "--dry-run=server",
@@ -185,7 +194,7 @@ def _render_against(api: FakeApi) -> list[Object]:
 def test_the_registered_keys_have_the_scopes_that_their_users_need() -> None:
     (job,) = of_kind(render("minimal"), "Job")
     assert registered(job) == {
-        "release": ["infer"],
+        "release": ["infer", "evaluate"],
         "check": ["infer", "feedback"],
         "admin": ["admin"],
         "schedule": ["train"],

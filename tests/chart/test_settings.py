@@ -42,8 +42,13 @@ FIXED = {
 """Set by values of their own where they have a meaning; by name the chart refuses them."""
 
 
-BY_EXTRA_ENV = {"LEARNBACK_REWARD_ENGINE_URL"}
-"""An engine of yours for neural reward models; else neuralRewards, or rewardEngine of the chart."""
+BY_EXTRA_ENV = {
+    "LEARNBACK_REWARD_ENGINE_URL",
+    "LEARNBACK_REWARD_ENGINE_KEY",
+    "LEARNBACK_HEAD_TIMEOUT",
+}
+"""An engine of yours for neural reward models (else neuralRewards, or rewardEngine of the
+chart), and what hardly anybody sets."""
 
 
 def test_what_all_processes_share_is_set_everywhere() -> None:

@@ -21,9 +21,9 @@ FILES = sorted(FOLDER.glob("*.json"))
 COMPARED = {"id", "end", "stored", "prompt", "choices", "parameters", "usage"}
 
 
-async def record_of(golden: dict[str, Any], endpoint: Endpoint) -> CompletionServed:
+def record_of(golden: dict[str, Any], endpoint: Endpoint) -> CompletionServed:
     refused = golden["status"] >= 400
-    return await completion_of(
+    return completion_of(
         Served(
             id=golden["id"],
             tenant="default",
@@ -59,5 +59,5 @@ def test_there_is_one_of_each_endpoint_whole_and_streamed() -> None:
 async def test_what_vllm_sent_is_recorded_so(path: Path) -> None:
     golden = json.loads(path.read_text())
     endpoint: Any = path.stem.partition("-")[0]
-    written = await record_of(golden, endpoint)
+    written = record_of(golden, endpoint)
     assert json.loads(written.model_dump_json(include=COMPARED)) == golden["record"]

@@ -1,10 +1,14 @@
-"""The inference process alone with a real vLLM, for tests whose subject is what it serves."""
+"""The inference process alone with a real vLLM, for tests whose subject is what it serves.
+
+The vLLM is its own, or one that was there before and knows nothing of us.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +26,7 @@ from redis import Redis
 from learnback.contracts.messages import CompletionServed
 from learnback.contracts.models import VersionKind
 from learnback.contracts.streams import COMPLETIONS
-from learnback.core import valkey
+from learnback.core import valkey, vllm
 from learnback.core.clock import now
 from learnback.ledger.database import Database
 from learnback.local.supervisor import free_port
@@ -36,6 +40,7 @@ ENGINE_ARGS = (
     "--max-model-len 512 --max-num-seqs 32 --dtype float32 "
     "--enable-auto-tool-choice --tool-call-parser hermes"
 )
+SMALL = {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,22 @@ class Engine:
 
 
 @contextmanager
-def running_engine(model: Path, home: Path, **environment: str) -> Iterator[Engine]:
-    """Start it, wait until it is ready, and stop it as Kubernetes does."""
+def running_before_vllm(model: Path, home: Path) -> Iterator[Engine]:
+    """`learnback inference --engine-url` before a vLLM of somebody's own."""
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", vllm.entry(), "--model", str(model)]
+    command += ["--port", url.rpartition(":")[2], "--enable-lora", "--max-lora-rank", "16"]
+    given = os.environ | SMALL | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    environment = vllm.environment(str(model), given, cpu=vllm.on_cpu())
+    with _running([*command, *shlex.split(ENGINE_ARGS)], environment, home / "vllm.log") as own:
+        _wait_ready(own, f"{url}/health", home / "vllm.log")
+        with running_engine(model, home, "--engine-url", url) as engine:
+            yield engine
+
+
+@contextmanager
+def running_engine(model: Path, home: Path, *options: str, **environment: str) -> Iterator[Engine]:
+    """`learnback inference`: start it, wait until it is ready, and stop it as Kubernetes does."""
     broker = valkey.start(home / "valkey")
     redis_url = f"redis://127.0.0.1:{broker.port}/0"
     port = free_port()
@@ -126,21 +145,28 @@ def running_engine(model: Path, home: Path, **environment: str) -> Iterator[Engi
         "LEARNBACK_REDIS_URL": redis_url,
         "LEARNBACK_INFERENCE_PORT": str(port),
         "LEARNBACK_INFERENCE_ENGINE_ARGS": ENGINE_ARGS,
-        "OMP_NUM_THREADS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
     }
+    command = [sys.executable, "-m", "learnback.cli", "inference", *options]
+    try:
+        with _running(command, {**os.environ, **SMALL, **given, **environment}, log) as process:
+            url = f"http://127.0.0.1:{port}"
+            _wait_ready(process, f"{url}/readyz", log)
+            yield Engine(url, redis_url, home, model, process, log)
+    finally:
+        broker.stop()
+
+
+@contextmanager
+def _running(
+    command: list[str], environment: dict[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends within its time when it is told to."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "learnback.inference.serve"],
-            env={**os.environ, **given, **environment},
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
+            command, env=environment, stdout=out, stderr=out, start_new_session=True
         )
-    engine = Engine(f"http://127.0.0.1:{port}", redis_url, home, model, process, log)
     try:
-        _wait_ready(engine)
-        yield engine
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -149,20 +175,18 @@ def running_engine(model: Path, home: Path, **environment: str) -> Iterator[Engi
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
             raise
-        finally:
-            broker.stop()
 
 
-def _wait_ready(engine: Engine) -> None:
+def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and engine.process.poll() is None:
+    while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(f"{engine.url}/readyz", trust_env=False).status_code == 200:
+            if httpx.get(url, trust_env=False).status_code == 200:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.3)
-    pytest.fail(f"the engine did not start\n{engine.log.read_text(errors='replace')[-6000:]}")
+    pytest.fail(f"it did not start: {url}\n{log.read_text(errors='replace')[-6000:]}")
 
 
 def make_adapter(folder: Path, seed: int, scale: float = 1.0) -> Path:

@@ -9,10 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 from tests.conftest import wait_until
 from tests.e2e.conftest import Up
 
+from learnback.contracts.models import FeedbackStatus
 from learnback.core.bus import REDELIVERY_S
 from learnback.core.redis import connect
 from learnback.core.streams import lags
@@ -33,14 +34,27 @@ class Crowd:
         self.answered: set[str] = set()
         self.accepted: dict[str, str] = {}
         """Feedback id by idempotency key, for each 202."""
+        self.expected: dict[str, str] = {}
+        """What becomes of each text that people said."""
 
     async def ask_and_judge(self, count: int, *, within_s: float = 240) -> None:
         """`count` completions with a signal each; retries like a client, until it is through."""
         async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
-            for _ in range(count):
+            for number in range(count):
                 completion = await self._until(within_s, self._ask, http)
                 key = uuid.uuid4().hex
-                self.accepted[key] = await self._until(within_s, self._judge, http, completion, key)
+                said = await self._until(within_s, self._judge, http, completion, key)
+                self.accepted[key], self.expected[key] = said, FeedbackStatus.ACCEPTED
+                if number % 4 == 1:
+                    await self._until(within_s, self._withdraw, http, said)
+                    self.expected[key] = FeedbackStatus.WITHDRAWN
+                if number % 4 == 2:
+                    newer = uuid.uuid4().hex
+                    replaced = await self._until(
+                        within_s, self._judge, http, completion, newer, said
+                    )
+                    self.expected[key] = FeedbackStatus.SUPERSEDED
+                    self.accepted[newer], self.expected[newer] = replaced, FeedbackStatus.ACCEPTED
 
     async def _until(self, within_s: float, attempt: Any, *arguments: Any) -> str:
         async def tried() -> str | None:
@@ -65,14 +79,23 @@ class Crowd:
         self.answered.add(answer.json()["id"])
         return str(answer.json()["id"])
 
-    async def _judge(self, http: httpx.AsyncClient, completion: str, key: str) -> str | None:
-        answer = await http.post(
-            f"{self.up.urls['feedback']}/v1/feedback",
+    async def _judge(
+        self, http: httpx.AsyncClient, completion: str, key: str, instead_of: str | None = None
+    ) -> str | None:
+        url = f"{self.up.urls['feedback']}/v1/feedback"
+        answer = await http.request(
+            "PUT" if instead_of else "POST",
+            f"{url}/{instead_of}" if instead_of else url,
             json={"kind": "correction", "completion_id": completion, "text": f"better {key}"},
             headers={"Idempotency-Key": key},
         )
         assert answer.status_code < 500 or answer.status_code == 503, answer.text
-        return answer.json()["id"] if answer.status_code == 202 else None
+        return answer.json()["id"] if answer.status_code in {200, 202} else None
+
+    async def _withdraw(self, http: httpx.AsyncClient, feedback_id: str) -> str | None:
+        answer = await http.delete(f"{self.up.urls['feedback']}/v1/feedback/{feedback_id}")
+        assert answer.status_code < 500 or answer.status_code == 503, answer.text
+        return feedback_id if answer.is_success else None
 
 
 async def settle(up: Up, crowd: Crowd) -> None:
@@ -110,12 +133,15 @@ async def reconcile(up: Up, crowd: Crowd) -> None:
     try:
         async with database.read() as c:
             recorded = set((await c.execute(select(completions.c.id))).scalars())
-            signals = Counter((await c.execute(select(feedback.c.id))).scalars())
-            by_status = dict(
-                (await c.execute(select(feedback.c.status, func.count()).group_by("status")))
-                .tuples()
-                .all()
-            )
+            signals = [
+                (row.id, row.body["text"].removeprefix("better "), row.status)
+                for row in await c.execute(
+                    select(feedback.c.id, feedback.c.body, feedback.c.status).where(
+                        feedback.c.kind == "correction"
+                    )
+                )
+                if row.body.get("text", "").startswith("better ")
+            ]
             scored = Counter(
                 (
                     await c.execute(
@@ -126,10 +152,10 @@ async def reconcile(up: Up, crowd: Crowd) -> None:
     finally:
         await database.close()
     assert crowd.answered <= recorded, f"not recorded: {crowd.answered - recorded}"
-    ids = list(crowd.accepted.values())
-    assert len(set(ids)) == len(ids), "one signal counted twice"
-    assert set(ids) <= set(signals), "an acknowledged signal is missing"
-    assert sum(by_status.values()) == sum(signals.values())
+    own = [signal for signal in signals if signal[1] in crowd.expected]
+    assert Counter(key for _, key, _ in own) == Counter(crowd.expected.keys()), "lost or twice"
+    assert {key: feedback_id for feedback_id, key, _ in own} == crowd.accepted
+    assert {key: status for _, key, status in own} == crowd.expected
     assert all(scored[completion] == 1 for completion in crowd.answered)
 
 
@@ -141,7 +167,8 @@ async def test_kill_nine_loses_and_doubles_nothing(up: Up, process: str) -> None
     await crowd.ask_and_judge(ROUND)
     before = up.child(process)
     busy = asyncio.create_task(crowd.ask_and_judge(ROUND))
-    await asyncio.sleep(0)  # let it begin: the kill falls into its first requests
+    under_way = ROUND + 3
+    await wait_until(lambda: len(crowd.answered) >= under_way, "people are in the midst of asking")
     before.kill()
     await busy
 

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from tests.reward_models import make_neural
 
+from learnback.core.errors import Unavailable
 from learnback.local.supervisor import free_port
 from learnback.models.pooling_reward import PoolingEngine
 from learnback.models.reward import Item, RewardModels, load
@@ -23,7 +24,9 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
 START_S = 300.0
 STOP_S = 60.0
+KEY = "for the reward engine alone"
 WORDS = "the quick brown fox jumps over the lazy dog"
+BEARER = {"Authorization": f"Bearer {KEY}"}
 NEAR = 1e-3
 """In float32; random adapters are larger than trained ones, and so are their rounding errors."""
 ITEMS: list[Item] = [
@@ -39,7 +42,11 @@ def engine_url(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     url = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "learnback.cli", "reward-engine", "--model", str(tiny_llama)]
     command += ["--port", url.rsplit(":", 1)[1], "--max-model-len", "512"]
-    environment = {"LEARNBACK_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    environment = {
+        "LEARNBACK_HOME": str(home),
+        "LEARNBACK_REWARD_ENGINE_KEY": KEY,
+        "OMP_NUM_THREADS": "1",
+    }
     with (home / "engine.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--max-num-seqs", "32"],
@@ -72,12 +79,23 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     pytest.fail(f"the engine did not start\n{log.read_text(errors='replace')[-6000:]}")
 
 
+def test_without_its_key_the_engine_says_only_that_it_lives(engine_url: str) -> None:
+    with httpx.Client(base_url=engine_url, trust_env=False) as stranger:
+        for path in ("/classify", "/pooling", "/v1/load_lora_adapter", "/tokenize"):
+            for headers in ({}, {"Authorization": "Bearer wrong"}):
+                assert stranger.post(path, json={}, headers=headers).status_code == 401, path
+        assert stranger.get("/v1/models").status_code == 401
+        assert stranger.get("/metrics").status_code == 200
+    with pytest.raises(Unavailable, match="LEARNBACK_REWARD_ENGINE_KEY"):
+        PoolingEngine(engine_url, key="wrong")._get("/v1/models")
+
+
 def test_the_engine_scores_each_model_as_transformers_does_also_after_a_swap(
     engine_url: str, tiny_llama: Path, tmp_path: Path
 ) -> None:
     folders = [make_neural(tmp_path / f"reward-{n}", tiny_llama, n) for n in range(3)]
     expected = [[s.score for s in load(folder).score_batch(ITEMS)] for folder in folders]
-    engine = PoolingEngine(engine_url)
+    engine = PoolingEngine(engine_url, key=KEY)
     models = RewardModels(engine=engine)
     first, second = (models.open(folder.name, folder) for folder in folders[:2])
     for model, there in ((first, expected[0]), (second, expected[1]), (first, expected[0])):
@@ -86,8 +104,8 @@ def test_the_engine_scores_each_model_as_transformers_does_also_after_a_swap(
     del first, model
     gc.collect()
     third = models.open(folders[2].name, folders[2])
-    served = {m["id"] for m in httpx.get(f"{engine_url}/v1/models", trust_env=False).json()["data"]}
-    assert folders[0].name not in served, "nobody holds it any more"
+    listed = httpx.get(f"{engine_url}/v1/models", headers=BEARER, trust_env=False).json()["data"]
+    assert folders[0].name not in {m["id"] for m in listed}, "nobody holds it any more"
     assert [s.score for s in third.score_batch(ITEMS)] == pytest.approx(expected[2], abs=NEAR)
     assert [s.score for s in second.score_batch(ITEMS)] == pytest.approx(expected[1], abs=NEAR)
     long = models.open("short-sighted", make_neural(tmp_path / "s", tiny_llama, 3, max_length=45))

@@ -1,8 +1,28 @@
-"""What tests of training share for a whole session: the tiny model, and jobs that start at once."""
+"""What integration tests share: the tiny model and jobs that start at once, for a whole session;
+and a small world for release tests, for one test each."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.release_world import World, a_world
 from tests.tiny_model import tiny_model
 from tests.warm_jobs import jobs
 
 __all__ = ["jobs", "tiny_model"]
+
+
+@pytest.fixture
+async def world(database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(database, redis, tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+async def lite(sqlite_database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
+    """Where the database is not the subject."""
+    async with a_world(sqlite_database, redis, tmp_path) as world:
+        yield world

@@ -14,9 +14,9 @@ from tests.models_stream import GROUP, OTHER, Seen, consumer, models, pending, p
 from learnback.contracts.messages import ModelTrained
 from learnback.contracts.streams import MODELS
 from learnback.core.bus import create_groups, encode, publish
-from learnback.core.errors import Unavailable
+from learnback.core.errors import Conflict, Unavailable
 from learnback.core.redis import connect
-from learnback.core.streams import dead_letters, lags, replay
+from learnback.core.streams import PAGE, dead_letter, dead_letters, lags, replay
 
 
 async def test_a_group_sees_what_came_before_it(redis: Any) -> None:
@@ -174,6 +174,35 @@ async def test_a_replay_that_fails_again_is_buried_again(redis: Any) -> None:
     (letter,) = await dead_letters(redis, MODELS)
     assert letter.group == GROUP
     assert ModelTrained.model_validate_json(letter.body).version == "v0"
+
+
+async def test_more_dead_letters_than_a_page_are_counted_listed_and_found(redis: Any) -> None:
+    await create_groups(redis)
+    pipeline = redis.pipeline()
+    for number in range(2 * PAGE + 3):
+        group = OTHER if number == 0 else GROUP
+        pipeline.xadd(MODELS.dead_key, {"group": group, "type": "ModelTrained", "body": "{}"})
+    ids = [entry.decode() for entry in await pipeline.execute()]
+
+    assert [letter.id for letter in await dead_letters(redis, MODELS)] == ids[::-1]
+    found = {lag.group: lag.dead for lag in await lags(redis) if lag.stream == MODELS.name}
+    assert (found[GROUP], found[OTHER]) == (2 * PAGE + 2, 1)
+    oldest = await dead_letter(redis, MODELS, ids[0])
+    assert oldest is not None
+    assert oldest.group == OTHER
+    assert await dead_letter(redis, MODELS, "1-1") is None
+    assert await dead_letter(redis, MODELS, "nonsense") is None
+
+
+async def test_a_server_that_is_too_old_is_refused_with_the_way_out(
+    redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def info(section: str) -> dict[str, str]:
+        return {"redis_version": "6.2.14"}
+
+    monkeypatch.setattr(redis, "info", info)
+    with pytest.raises(Conflict, match=r"Redis 6\.2\.14; Learnback needs Redis 7"):
+        await create_groups(redis)
 
 
 async def read_and_die(redis: Any, count: int, name: str = "dead") -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
 
 import kubernetes_validate
 from tests.e2e.cluster.kube import RELEASE
@@ -33,21 +37,50 @@ def test_it_asks_what_the_chart_installs() -> None:
     assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == IMAGE
 
 
-def test_the_script_counts_what_it_can_not_reach() -> None:
+def run(seconds: str, stop: Path, inference: str = "http://127.0.0.1:9") -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "0.5", "1"],
+        [sys.executable, "-c", SCRIPT, seconds, "1", str(stop)],
         env={
             "LEARNBACK_API_KEY": "x",
-            "INFERENCE_URL": "http://127.0.0.1:9",
+            "INFERENCE_URL": inference,
             "FEEDBACK_URL": "http://127.0.0.1:9",
         },
         capture_output=True,
         text=True,
         check=False,
+        timeout=30,
     )
-    told = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_script_counts_what_it_can_not_reach(tmp_path: Path) -> None:
+    told = run("0.5", tmp_path / "stop")
     assert (told["whole"], told["broken"]) == (0, 0)
     assert told["refused"] > 0
+
+
+def test_the_script_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    told = run("3600", tmp_path / "stop")
+    assert (told["whole"], told["refused"], told["stopped"]) == (0, 0, True)
+    assert run("0", tmp_path / "nobody")["stopped"] is False
+
+
+def test_the_script_takes_an_error_in_a_stream_for_a_broken_one(tmp_path: Path) -> None:
+    class Engine(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            (tmp_path / "stop").touch()
+            self.send_response(200)
+            self.end_headers()
+            for event in ('{"id": "a\u2028b"}', '{"error": {"message": "aborted"}}', "[DONE]"):
+                self.wfile.write(f"data: {event}\n\n".encode())
+
+    with HTTPServer(("127.0.0.1", 0), Engine) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        told = run("30", tmp_path / "stop", f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert (told["whole"], told["broken"], told["feedback"]) == (0, 1, [])
 
 
 def test_the_folder_says_what_it_needs() -> None:

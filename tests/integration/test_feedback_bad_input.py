@@ -348,26 +348,41 @@ CHUNKED = (
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 WIRE = [
-    ("half a body, then silence", HEAD + b'{"kind":', b" 408 "),
-    ("half a body, then gone", HEAD + b'{"kind":', None),
-    ("no body at all", HEAD, b" 408 "),
-    ("chunks that never end", CHUNKED + b"5\r\n{\"a\":\r\n", b" 408 "),
-    ("chunks over the limit", CHUNKED + b"20000\r\n" + b"x" * 0x20000 + b"\r\n", b" 413 "),
-    ("a length over the limit", HEAD.replace(b"100", b"100001"), b" 413 "),
-    ("a length that is no number", HEAD.replace(b"100", b"lots"), b" 400 "),
-    ("a negative length", HEAD.replace(b"100", b"-1"), b" 400 "),
-    ("a chunk size that is no number", CHUNKED + b"zz\r\n", b" 400 "),
-    ("no HTTP at all", b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b" 400 "),
+    ("half a body, then silence", HEAD + b'{"kind":', 408, "body did not arrive"),
+    ("half a body, then gone", HEAD + b'{"kind":', None, ""),
+    ("no body at all", HEAD, 408, "body did not arrive"),
+    ("chunks that never end", CHUNKED + b"5\r\n{\"a\":\r\n", 408, "body did not arrive"),
+    ("chunks over the limit", CHUNKED + b"20000\r\n" + b"x" * 0x20000 + b"\r\n", 413, "100000"),
+    ("a length over the limit", HEAD.replace(b"100", b"100001"), 413, "not 100001"),
+    ("a length that is no number", HEAD.replace(b"100", b"lots"), 400, "not HTTP"),
+    ("a negative length", HEAD.replace(b"100", b"-1"), 400, "not HTTP"),
+    ("a chunk size that is no number", CHUNKED + b"zz\r\n", 400, "not HTTP"),
+    ("no HTTP at all", b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400, "not HTTP"),
+    ("half a line", b"POST /v1/feed", 408, "headers did not arrive"),
+    ("headers that never end", HEAD[:-2], 408, "headers did not arrive"),
 ]  # fmt: skip
 
 
-async def on_the_wire(address: tuple[str, int], sent: bytes, expected: bytes | None) -> None:
+async def an_answer(reader: asyncio.StreamReader) -> tuple[int, Any]:
+    """The status and the problem document of one answer."""
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode().lower()
+    assert "content-type: application/problem+json\r\n" in head
+    length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+    return int(head.split(" ")[1]), json.loads(await reader.readexactly(length))
+
+
+async def on_the_wire(
+    address: tuple[str, int], sent: bytes, *expected: tuple[int | None, str]
+) -> None:
+    """Send it, and read the answers; None: hang up at once."""
     reader, writer = await asyncio.open_connection(*address)
     writer.write(sent)
     await writer.drain()
-    if expected is not None:
-        status = await asyncio.wait_for(reader.readline(), 10)
-        assert expected in status, status
+    for status, says in expected:
+        if status is not None:
+            answered, body = await an_answer(reader)
+            assert (answered, body["status"]) == (status, status), body
+            assert says in body["detail"]
     writer.close()
 
 
@@ -376,12 +391,27 @@ async def test_half_sent_bodies_leave_no_trace(
 ) -> None:
     settings = FeedbackSettings(max_body_bytes=MAX_BODY, body_timeout=timedelta(seconds=0.5))
     before = await snapshot(sqlite_database)
-    with live(sqlite_database.url, valkey_url, settings=settings) as served:
-        for name, sent, expected in WIRE:
+    head_timeout = timedelta(seconds=0.6)
+    with live(
+        sqlite_database.url, valkey_url, settings=settings, head_timeout=head_timeout
+    ) as served:
+        for name, sent, status, says in WIRE:
             try:
-                await on_the_wire(served.address, sent, expected)
-            except (AssertionError, TimeoutError, ConnectionError) as error:
+                await on_the_wire(served.address, sent, (status, says))
+            except (AssertionError, TimeoutError, EOFError, ConnectionError) as error:
                 pytest.fail(f"{name}: {error!r}")
         ok = HEAD.replace(b"100", b"2") + b"{}"
-        await on_the_wire(served.address, ok, b" 422 ")
+        late = (408, "headers did not arrive")
+        await on_the_wire(served.address, ok + ok + b"GET /", *[(422, "")] * 2, late)
+        reader, writer = await asyncio.open_connection(*served.address)
+        assert await asyncio.wait_for(reader.read(), 10) == b"", "who says nothing gets nothing"
+        writer.close()
     assert await snapshot(sqlite_database) == before
+
+
+async def test_without_a_key_no_body_is_waited_for(sqlite_database: Any, valkey_url: str) -> None:
+    told = (401, "API key")
+    with live(sqlite_database.url, valkey_url, require_keys=True) as served:
+        await on_the_wire(served.address, HEAD, told)
+        await on_the_wire(served.address, HEAD.replace(b"100", b"1000000000"), told)
+        await on_the_wire(served.address, HEAD.replace(b"100", b"1") + b"{", told)

@@ -79,12 +79,16 @@ async def test_a_redelivered_batch_changes_nothing(api: Service) -> None:
 
 async def test_what_only_one_database_could_store_is_stored_on_both(api: Service) -> None:
     odd = a_completion("nul \x00 here", metadata={"k": "\x00"}, parameters={"t": float("nan")})
-    long = a_completion(session="s" * 5000, subject="u" * 5000)
-    await Recorder(api.database).completions([odd, long])
+    long = a_completion(session="s" * 400, subject="u" * 5000)
+    nul = a_completion(session="a\x00b")
+    waits = {"kind": "outcome", "name": "resolved", "value": 1}
+    outcomes = [await api.post({**waits, "session_id": s}) for s in ("a\ufffdb", "s" * 200)]
+    await Recorder(api.database).completions([odd, long, nul])
     shown = (await api.client.get(f"/v1/completions/{odd.id}")).json()
     assert shown["prompt"][0]["content"] == "nul \ufffd here"
     assert shown["parameters"] == {"t": None}
-    assert await count(api.database, completions) == 2
+    assert await count(api.database, completions) == 3
+    assert {(await api.get(o["id"]))["status"] for o in outcomes} == {"recorded"}, "joined"
 
 
 async def test_a_relay_that_dies_after_publishing_repeats_and_loses_nothing(api: Service) -> None:

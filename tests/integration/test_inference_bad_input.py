@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 from tests.conftest import wait_until
 from tests.inference_server import Server, inference_server, recorded
 
@@ -124,20 +124,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.fixture
-async def server(home: Path, valkey_url: str, redis: Any) -> AsyncIterator[Server]:
+@pytest.fixture(params=["inside", "proxy"])
+async def server(
+    request: pytest.FixtureRequest, home: Path, valkey_url: str, redis: Any
+) -> AsyncIterator[Server]:
     limits = {"body_bytes": 150_000, "body_timeout": timedelta(seconds=0.3)}
-    async with inference_server(home, valkey_url, **limits) as running:
-        yield running
+    proxied = request.param == "proxy"
+    async with inference_server(home / request.param, valkey_url, proxied=proxied, **limits) as it:
+        yield it
 
 
-async def rows(server: Server) -> dict[str, int]:
+TICKS = frozenset(("replicas",))
+"""Tables in which a server writes that it lives."""
+
+
+async def contents(server: Server) -> dict[str, list[Any]]:
+    """All rows of the ledger."""
+    tables = [table for table in metadata.sorted_tables if table.name not in TICKS]
     async with server.now.follower.database.read() as connection:
-        return {
-            table.name: (await connection.execute(select(func.count()).select_from(table))).scalar()
-            or 0
-            for table in metadata.sorted_tables
-        }
+        return {t.name: [tuple(r) for r in await connection.execute(select(t))] for t in tables}
 
 
 def assert_openai_error(answer: Any, status: int, says: str) -> None:
@@ -150,12 +155,14 @@ def assert_openai_error(answer: Any, status: int, says: str) -> None:
 
 
 async def test_every_bad_request_is_told_and_leaves_no_trace(server: Server, redis: Any) -> None:
-    before = await rows(server)
+    before = await contents(server)
+    assert before["model_versions"], "there is something to change"
     for bad in TABLE:
         headers = {name: value for name, value in bad.headers.items() if value}
         answer = await server.http.request(bad.method, bad.path, content=bad.sent, headers=headers)
         try:
             assert_openai_error(answer, bad.status, bad.says)
+            assert await contents(server) == before
         except AssertionError as error:
             raise AssertionError(f"{bad.why}: {error}") from error
     good = await server.chat()
@@ -163,7 +170,7 @@ async def test_every_bad_request_is_told_and_leaves_no_trace(server: Server, red
     assert len(server.engine.seen) == 1, "the engine saw none of them"
     found = await wait_until(lambda: recorded(redis), "the good one is recorded")
     assert [served.id for served in found] == [good.json()["id"]]
-    assert await rows(server) == before
+    assert await contents(server) == before
 
 
 def test_the_table_is_long_enough() -> None:

@@ -62,7 +62,7 @@ async def test_both_versions_answer_in_an_order_by_chance_that_is_recorded(
         assert not any("x-learnback-compare" in h for h in headers)
 
 
-@pytest.mark.parametrize("fields", [{"stream": True}, {"n": 2}, {"model": NEW}])
+@pytest.mark.parametrize("fields", [{"n": 3}, {"model": NEW}])
 async def test_what_can_not_be_compared_is_answered_by_one(
     tmp_path: Path, valkey_url: str, redis: Any, fields: dict[str, Any]
 ) -> None:

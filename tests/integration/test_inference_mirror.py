@@ -92,11 +92,33 @@ async def test_only_what_chance_gave_to_stable_and_may_be_kept_is_copied(
         await server.chat("b", store=False)
         await server.chat("c", temperature=-1)  # refused
         body = {"model": "learnback", "input": "d"}
-        await server.http.post("/v1/responses", json=body)
+        await server.http.post("/v1/responses", json=body | {"store": False})
+        await server.http.post("/v1/responses", json=body | {"previous_response_id": "resp_1"})
         await server.chat("e")
-        served = await wait_recorded(redis, 6)
+        served = await wait_recorded(redis, 7)
         (copy,) = [s for s in served if s.track is Track.MIRRORED]
         assert copy.prompt[-1]["content"] == "e"
+
+
+async def test_copies_of_responses_are_compared_and_kept_by_no_engine(
+    tmp_path: Path, valkey_url: str, redis: Any
+) -> None:
+    async with inference_server(tmp_path, valkey_url) as server:
+        await mirror_to(server)
+        body = {"model": "learnback", "input": "a b", "background": False}
+        for stream in (False, True):
+            answer = await server.http.post("/v1/responses", json=body | {"stream": stream})
+            assert answer.headers["x-learnback-version"] == server.base.name
+        served = await wait_recorded(redis, 4)
+        shown = {s.id for s in served if s.track is Track.STABLE}
+        copies = [s for s in served if s.track is Track.MIRRORED]
+        assert {c.pair for c in copies} == shown
+        assert {(c.endpoint, c.choices[0].text, c.stored) for c in copies} == {
+            ("responses", "a b", True)
+        }
+        asked = [s["body"] for s in server.engine.seen if s["path"] == "/v1/responses"]
+        kept = [b.get("store", True) for b in asked]
+        assert kept.count(False) == 2, "of copies alone"
 
 
 async def test_a_share_of_people_is_copied_always_the_same(

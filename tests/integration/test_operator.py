@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,9 +20,11 @@ from tests.integration.test_release_api import GOOD, NEWER, an_app
 from tests.release_world import BASE, SHORT, World, a_world, always
 from tests.rendered import one, rendered
 
-from learnback.contracts.models import VersionState
+from learnback.contracts.models import Scope, VersionState
 from learnback.core.errors import Unavailable
 from learnback.core.kubernetes import Cluster
+from learnback.core.process import running
+from learnback.ledger.keys import import_key
 from learnback.operator.app import create_app
 from learnback.operator.mirror import Mirror
 from learnback.operator.releases import Releases
@@ -217,6 +220,32 @@ async def test_a_release_process_that_is_away_leaves_objects_alone(
         with pytest.raises(Unavailable):
             await Mirror(cluster, Releases(nobody), 1.0).look()
     assert kubernetes.version == version
+
+
+async def test_it_is_ready_before_its_key_is_registered_and_not_without_a_key_for_ever(
+    cluster: Cluster, world: World
+) -> None:
+    """An install registers its keys when every pod is ready; decision 0042."""
+    key = f"lb_{'0' * 16}_{'x' * 43}"
+    transport = httpx.ASGITransport(an_app(world, host="0.0.0.0"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://release") as http:
+        mirror = Mirror(cluster, Releases(http, key), poll_s=0.05)
+        assert await mirror.check(), "no look was taken yet"
+        async with running(loops=[mirror.run_forever]):
+
+            async def ready() -> bool:
+                return await mirror.check() is None
+
+            async def unready() -> bool:
+                return not await ready()
+
+            await wait_until(ready, "a new key may be unknown")
+            mirror.key_until = time.monotonic()
+            await wait_until(unready, "its time is over")
+            async with world.database.write() as connection:
+                await import_key(connection, key, "default", "operator", [Scope.RELEASE])
+            await wait_until(ready, "the key is known")
+            assert mirror.key_until is None
 
 
 async def test_the_process_reacts_to_an_edit_without_waiting_for_its_turn(

@@ -17,13 +17,15 @@ from tests.learning import a_signal, held_out, tell
 from tests.release_world import SHORT, a_completion, a_world, always, held_out_texts
 
 from learnback.cli import main
-from learnback.contracts.models import FeedbackKind, VersionKind, VersionState
+from learnback.contracts.models import FeedbackKind, Scope, VersionKind, VersionState
 from learnback.contracts.streams import MODELS
 from learnback.core.settings import HELD_OUT_SHARE
 from learnback.ledger import completions, training
 from learnback.ledger.feedback import add
+from learnback.ledger.keys import create_key
 from learnback.registry import store
 from learnback.release import operations
+from learnback.release.engine import Engine
 from learnback.retraining.datasets import pairs
 from learnback.retraining.datasets.examining import examine
 from learnback.retraining.datasets.split import Shares
@@ -114,8 +116,7 @@ async def test_a_strategy_passes_the_gate_serves_and_is_rolled_back(
         brief = await _made("zero_shot", "--system", "Be brief.")
 
         controller = world.controller()
-        controller.engine.endpoint = f"{server.url}/v1/chat/completions"
-        controller.engine.client = server.http
+        controller.evaluator.engine = Engine(server.http, server.url)
         await controller.look()
         judged = await world.version(brief)
         assert judged.state is VersionState.PASSED, judged.gate_report
@@ -140,6 +141,59 @@ async def test_a_strategy_passes_the_gate_serves_and_is_rolled_back(
 async def _made(strategy: str, *arguments: str) -> str:
     made = await prompts("create", "--strategy", strategy, *arguments)
     return str(made["version"])
+
+
+async def test_each_tenants_prompts_are_judged_with_its_own_examples(
+    tmp_path: Path, valkey_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEARNBACK_REDIS_URL", valkey_url)
+    monkeypatch.setenv("LEARNBACK_HOME", str(tmp_path))
+    async with inference_server(tmp_path, valkey_url, require_keys=True) as server:
+        database = server.now.follower.database
+        async with a_world(database, redis, tmp_path) as world:
+            for tenant in ("acme", "globex"):
+                await tell(database, 20, f"{tenant}-", tenant=tenant)
+            texts = held_out_texts(40)
+            tenants = {text: ("acme", "globex")[i % 2] for i, text in enumerate(texts)}
+            async with database.write() as connection:
+                asked = [a_completion(t, i, tenant=tenants[t]) for i, t in enumerate(texts)]
+                await completions.record(connection, asked)
+                scopes = [Scope.INFER], [Scope.INFER, Scope.EVALUATE]
+                blind, seeing = [
+                    (await create_key(connection, "operator", "release", some))[1]
+                    for some in scopes
+                ]
+            await world.add_judge({"held_out_pairs": 100, "held_out_correct": 85.0})
+            name = await _made("few_shot", "--max-examples", "1")
+            judged, before = await world.version(name), len(server.engine.seen)
+
+            async def evaluate(key: str) -> dict[str, Any]:
+                controller = world.controller(api_key=key)
+                controller.evaluator.engine = Engine(server.http, server.url, key)
+                return (await controller.evaluate(judged)).as_json()
+
+            refused = await evaluate(blind)
+            assert refused["verdict"] == "inconclusive"
+            assert "lacks the scope 'evaluate' to ask as acme, globex" in refused["reasons"][-1]
+            assert len(server.engine.seen) == before, "nothing was asked in vain"
+
+            assert (await evaluate(seeing))["evaluation"]["answered"] >= 40
+            shown = [s["body"]["messages"] for s in server.engine.seen]
+            few_shot = {m[-1]["content"]: m[0]["content"] for m in shown if len(m) == 3}
+            of_whom = {text: few_shot[text].split()[1].partition("-")[0] for text in texts}
+            assert of_whom == tenants
+
+            chat = {"model": name, "messages": [{"role": "user", "content": "x"}], "store": False}
+            for changes, key, status in (
+                ({}, blind, 403),
+                ({"store": True}, seeing, 400),
+                ({}, seeing, 200),
+            ):
+                headers = {"Authorization": f"Bearer {key}", "X-Learnback-As-Tenant": "acme"}
+                answer = await server.http.post(
+                    "/v1/chat/completions", json=chat | changes, headers=headers
+                )
+                assert answer.status_code == status, answer.text
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tests.inference_server import (
 from tests.release_world import a_completion
 
 from learnback.contracts.models import Alias, Scope, VersionKind
-from learnback.inference import banks, follower
+from learnback.inference import banks, files
 from learnback.ledger import completions
 from learnback.ledger.keys import create_key
 from learnback.models import example_bank
@@ -200,7 +200,7 @@ async def test_what_was_erased_or_withdrawn_is_shown_no_more(
 async def test_a_strategy_on_an_adapter_needs_both(
     tmp_path: Path, valkey_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower, "FAILURE_S", 0.2)
+    monkeypatch.setattr(files, "FAILURE_S", 0.2)
     async with inference_server(tmp_path, valkey_url) as server:
         server.engine.models = {server.base.name}
         await add_adapter(server, "tiny-dpo-1")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.fake_sglang import SGLang
+from tests.inference_server import add_adapter, inference_server, serve_app, wait_recorded
 from tests.scripted_engine import Call, engine
 
+from learnback.core.errors import Unavailable
 from learnback.inference.errors import VersionUnavailable
 from learnback.inference.loaders import HttpLoader
 from learnback.inference.upstream_connection import EngineUnreachable
@@ -102,3 +106,34 @@ async def test_the_engines_key_is_sent(tmp_path: Path) -> None:
     async with engine(Admin()) as up:
         await HttpLoader([up.url], "secret").load("v1", tmp_path)
     assert {call.headers["authorization"] for call in up.calls} == {"bearer secret"}
+
+
+async def test_sglang_serves_an_adapter_under_its_own_names_with_our_id(
+    tmp_path: Path, valkey_url: str, redis: Any
+) -> None:
+    sglang = SGLang()
+    async with inference_server(tmp_path, valkey_url, sglang, proxied=True) as server:
+        await add_adapter(server, "v1")
+        for fields in ({"stream": False}, {"stream": True}, {"lora_path": "another"}):
+            answer = await server.chat(**{"model": "v1", **fields})
+            assert answer.headers["x-learnback-version"] == "v1"
+            assert answer.headers["x-learnback-completion-id"] in answer.text
+        assert sglang.answered == ["v1"] * 3
+        await server.chat()
+        several = await server.chat(n=2)
+        assert "x-learnback-completion-id" not in several.headers, "it has an id for each choice"
+        served = await wait_recorded(redis, 5)
+    assert sglang.answered[3:] == ["base"] * 2
+    assert served[4].id == several.json()["id"]
+
+
+async def test_sglang_says_why_it_refuses_an_adapter(tmp_path: Path) -> None:
+    async with serve_app(SGLang(refuses="LoRA is not enabled").app) as url:
+        with pytest.raises(VersionUnavailable, match="'v1': LoRA is not enabled"):
+            await HttpLoader([url]).load("v1", tmp_path)
+
+
+async def test_engines_of_two_kinds_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
+    async with engine(Admin()) as vllm, serve_app(SGLang().app) as sglang:
+        with pytest.raises(Unavailable, match="must be of one kind"):
+            await HttpLoader([vllm.url, sglang]).load("v1", tmp_path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ from tests.release_world import (
     SHORT,
     World,
     a_completion,
-    a_world,
     always,
     announced,
     held_out_texts,
@@ -32,19 +29,6 @@ from learnback.registry import store
 from learnback.release import operations
 
 GOOD, BETTER = "tiny-dpo-000000000001", "tiny-dpo-000000000002"
-
-
-@pytest.fixture
-async def world(database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(database, redis, tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-async def lite(sqlite_database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
-    """Where the database is not the subject."""
-    async with a_world(sqlite_database, redis, tmp_path) as world:
-        yield world
 
 
 async def test_a_better_candidate_is_promoted(world: World) -> None:

@@ -258,6 +258,15 @@ async def test_the_base_is_registered_and_served(database: Any, tmp_path: Path) 
         assert [v.name for v in await store.list_versions(c)] == [release.stable.version]
 
 
+async def test_a_base_whose_folder_is_mounted_elsewhere_is_left_to_who_reads_it(
+    database: Any,
+) -> None:
+    """Its digest is of its files: of the name alone it would be another base model."""
+    await register_base(database, "/models/mounted-elsewhere")
+    async with database.read() as c:
+        assert await store.list_versions(c) == []
+
+
 async def test_the_report_of_an_evaluation_is_read_as_html_or_markdown(
     world: World, client: httpx.AsyncClient
 ) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.release_world import (
@@ -13,7 +10,6 @@ from tests.release_world import (
     JUDGE,
     SHORT,
     World,
-    a_world,
     always,
 )
 
@@ -22,19 +18,6 @@ from learnback.core.errors import Conflict, NotFound, Unprocessable
 from learnback.release import operations
 
 GOOD, BETTER = "tiny-dpo-000000000001", "tiny-dpo-000000000002"
-
-
-@pytest.fixture
-async def world(database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(database, redis, tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-async def lite(sqlite_database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
-    """Where the database is not the subject."""
-    async with a_world(sqlite_database, redis, tmp_path) as world:
-        yield world
 
 
 async def test_a_refused_version_is_promoted_by_force_only(world: World) -> None:

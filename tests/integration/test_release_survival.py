@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ from tests.release_world import (
     OTHER_SHORT,
     SHORT,
     World,
-    a_world,
     always,
     announced,
 )
@@ -28,19 +25,6 @@ from learnback.release import operations
 from learnback.release.engine import CandidateFailing
 
 GOOD, BETTER = "tiny-dpo-000000000001", "tiny-dpo-000000000002"
-
-
-@pytest.fixture
-async def world(database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(database, redis, tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-async def lite(sqlite_database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
-    """Where the database is not the subject."""
-    async with a_world(sqlite_database, redis, tmp_path) as world:
-        yield world
 
 
 async def test_killed_while_answers_are_generated(world: World) -> None:

@@ -110,7 +110,7 @@ async def test_a_running_replica_stays_ready_while_a_candidate_is_loaded(
         server.engine.gate = lambda model: asyncio.sleep(3600 if model == ONE else 0)
         await add_adapter(server, ONE)
         await move(server, Alias.CANDIDATE, ONE, 0.0, redis=redis)
-        await wait_until(lambda: ONE in server.now.follower._loading, "it is being loaded")
+        await wait_until(lambda: ONE in server.now.follower.files.loading, "it is being loaded")
         assert (await server.http.get("/readyz")).status_code == 200
 
 

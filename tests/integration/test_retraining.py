@@ -24,11 +24,11 @@ pytestmark = pytest.mark.timeout(120)
 
 
 async def test_enough_signals_become_a_version_with_its_lineage(
-    sqlite_database: Database, redis: Any, make: MakeCycle, base: store.ModelVersion, tmp_path: Path
+    database: Database, redis: Any, make: MakeCycle, base: store.ModelVersion, tmp_path: Path
 ) -> None:
-    ids = await tell(sqlite_database, 60)
+    ids = await tell(database, 60)
     run = await step_until(make(), RunState.DONE)
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         adapter = await store.get(c, str(run.version))
         alias = await store.alias_state(c, Alias.REWARD)
         reward = await store.get(c, str(alias.version))
@@ -53,19 +53,17 @@ async def test_enough_signals_become_a_version_with_its_lineage(
     assert linear_reward.load(folder).win_probability((), "a fine answer on 1.", "no 1") > 0.5
 
 
-async def test_too_few_signals_wait(sqlite_database: Database, make: MakeCycle) -> None:
-    await tell(sqlite_database, 19)
+async def test_too_few_signals_wait(database: Database, make: MakeCycle) -> None:
+    await tell(database, 19)
     cycle = make()
     await cycle.step()
     assert cycle.decision.reason == "19 of 20 new signals"
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         assert await runs.list_runs(c) == []
 
 
-async def test_held_out_signals_do_not_count_as_new(
-    sqlite_database: Database, make: MakeCycle
-) -> None:
-    ids = await tell(sqlite_database, 22)
+async def test_held_out_signals_do_not_count_as_new(database: Database, make: MakeCycle) -> None:
+    ids = await tell(database, 22)
     cycle = make()
     await cycle.step()
     new = 22 - len(held_out(ids))
@@ -73,30 +71,30 @@ async def test_held_out_signals_do_not_count_as_new(
 
 
 async def test_the_next_run_learns_from_all_that_was_ever_said(
-    sqlite_database: Database, make: MakeCycle, tmp_path: Path
+    database: Database, make: MakeCycle, tmp_path: Path
 ) -> None:
-    first = await tell(sqlite_database, 40, "a")
+    first = await tell(database, 40, "a")
     cycle = make()
     one = await step_until(cycle, RunState.DONE)
-    second = await tell(sqlite_database, 40, "b")
+    second = await tell(database, 40, "b")
     await cycle.step()
     two = await step_until(cycle, RunState.DONE)
     assert two.id != one.id
     manifest = files.load_manifest(tmp_path / "runs" / two.id / "dataset")
     assert set(manifest.feedback_ids["train"]) == set(first + second) - held_out(first + second)
-    rows = await signal_rows(sqlite_database)
+    rows = await signal_rows(database)
     trained = {i: r.trained_version for i, r in rows.items() if r.trained_version}
     assert {trained[i] for i in set(first) & set(trained)} == {one.version}
     assert {trained[i] for i in set(second) & set(trained)} == {two.version}
 
 
 async def test_useless_signals_are_told_so_and_do_not_train(
-    sqlite_database: Database, make: MakeCycle
+    database: Database, make: MakeCycle
 ) -> None:
-    await tell(sqlite_database, 30, "gone", other_choice=7, body=_no_such_answer())
+    await tell(database, 30, "gone", other_choice=7, body=_no_such_answer())
     cycle = make()
     await cycle.step()
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         assert await statuses(c) == {"quarantined": 30}
     await cycle.step()
     assert cycle.decision.reason == "0 of 20 new signals"
@@ -107,36 +105,36 @@ def _no_such_answer() -> dict[str, Any]:
 
 
 async def test_bad_data_fails_at_once_and_is_not_tried_again(
-    sqlite_database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
+    database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUICK_JOB", "bad_data")
-    await tell(sqlite_database, 40)
+    await tell(database, 40)
     cycle = make()
     run = await step_until(cycle, RunState.FAILED)
     assert "65: row 3 is no row" in run.progress["error"]
     assert (cycle.folder_of(run.id) / "starts").read_text() == "1"
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         assert (await training.waiting(c)).count == 40
         assert (await store.release(c)).stable.version == cycle.base.name
     await cycle.step()
     assert "the last run failed" in cycle.decision.reason
 
 
-async def testa_wish_without_data_is_refused_with_its_reason(
-    sqlite_database: Database, make: MakeCycle, base: store.ModelVersion
+async def test_a_wish_without_data_is_refused_with_its_reason(
+    database: Database, make: MakeCycle, base: store.ModelVersion
 ) -> None:
-    async with sqlite_database.write() as c:
+    async with database.write() as c:
         await runs.create_run(c, a_wish(base))
     run = await step_until(make(), RunState.FAILED)
     assert "nothing to train on" in run.progress["error"]
 
 
-async def testa_wish_is_granted_with_few_signals_and_its_own_settings(
-    sqlite_database: Database, make: MakeCycle, base: store.ModelVersion
+async def test_a_wish_is_granted_with_few_signals_and_its_own_settings(
+    database: Database, make: MakeCycle, base: store.ModelVersion
 ) -> None:
-    await tell(sqlite_database, 5)
-    async with sqlite_database.write() as c:
+    await tell(database, 5)
+    async with database.write() as c:
         await runs.create_run(c, a_wish(base, seed=7))
     run = await step_until(make(), RunState.DONE)
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         assert (await store.get(c, str(run.version))).seed == 7

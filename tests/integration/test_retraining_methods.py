@@ -39,15 +39,13 @@ async def asked(database: Database, base: store.ModelVersion, method: str) -> No
         await runs.create_run(c, a_wish(base, method=method))
 
 
-async def test_thumbs_of_both_sorts_train_by_kto(
-    sqlite_database: Database, make: MakeCycle
-) -> None:
-    ids = await thumbs(sqlite_database, 30, "up") + await thumbs(sqlite_database, 30, "down")
+async def test_thumbs_of_both_sorts_train_by_kto(database: Database, make: MakeCycle) -> None:
+    ids = await thumbs(database, 30, "up") + await thumbs(database, 30, "down")
     run = await step_until(make(), RunState.DONE)
     assert run.method == "kto"
     assert "labels of single answers" in str(run.reason)
     kept = held_out(ids)
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         assert await statuses(c) == {"trained": 60 - len(kept), "held_out": len(kept)}
         version = await store.get(c, str(run.version))
         assert (await store.alias_state(c, Alias.REWARD)).version is None
@@ -56,62 +54,62 @@ async def test_thumbs_of_both_sorts_train_by_kto(
 
 
 async def test_what_the_method_cannot_use_waits_and_says_so(
-    sqlite_database: Database, make: MakeCycle
+    database: Database, make: MakeCycle
 ) -> None:
-    await tell(sqlite_database, 40)
-    alone = await thumbs(sqlite_database, 5, "up")
+    await tell(database, 40)
+    alone = await thumbs(database, 5, "up")
     run = await step_until(make(), RunState.DONE)
     assert run.method == "dpo"
-    found = await signal_rows(sqlite_database)
+    found = await signal_rows(database)
     assert {found[i].status for i in alone} == {"accepted"}
     assert {found[i].status_reason for i in alone} == {"waits_for_another_method"}
     assert {found[i].revision for i in alone} == {1}
 
 
 async def test_waiting_signals_train_with_the_next_run_that_can_use_them(
-    sqlite_database: Database, make: MakeCycle, base: store.ModelVersion
+    database: Database, make: MakeCycle, base: store.ModelVersion
 ) -> None:
-    await tell(sqlite_database, 40)
-    alone = await thumbs(sqlite_database, 5, "up")
+    await tell(database, 40)
+    alone = await thumbs(database, 5, "up")
     cycle = make()
     await step_until(cycle, RunState.DONE)
-    await asked(sqlite_database, base, "kto")
+    await asked(database, base, "kto")
     await cycle.step()
     run = await step_until(cycle, RunState.DONE)
     assert run.method == "kto"
-    found = await signal_rows(sqlite_database)
+    found = await signal_rows(database)
     assert {found[i].status for i in alone} <= {"trained", "held_out"}
     assert {found[i].status_reason for i in alone} == {None}
 
 
-async def test_an_operator_may_fix_the_method(sqlite_database: Database, make: MakeCycle) -> None:
-    ids = await corrections(sqlite_database, 40)
+async def test_an_operator_may_fix_the_method(database: Database, make: MakeCycle) -> None:
+    ids = await corrections(database, 40)
     run = await step_until(make(methods={"method": "sft"}), RunState.DONE)
     assert run.method == "sft"
     assert run.config["learning_rate"] == 5e-4
     kept = held_out(ids)
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         assert await statuses(c) == {"trained": 40 - len(kept), "held_out": len(kept)}
 
 
-async def test_only_signals_of_the_method_count(sqlite_database: Database, make: MakeCycle) -> None:
-    await tell(sqlite_database, 40)
+async def test_only_signals_of_the_method_count(database: Database, make: MakeCycle) -> None:
+    await tell(database, 40)
     cycle = make(methods={"method": "sft"})
     await cycle.step()
     assert cycle.decision.reason == "0 of 20 new signals"
 
 
 async def test_new_words_that_cannot_be_enough_are_not_looked_at_each_time(
-    sqlite_database: Database, make: MakeCycle
+    database: Database, make: MakeCycle
 ) -> None:
-    ups = await thumbs(sqlite_database, 30, "up")
+    ups = await thumbs(database, 30, "up")
     cycle = make()
     await cycle.step()
     assert cycle.decision.reason == "0 of 20 new signals"
-    late = await tell(sqlite_database, 4, "late")
+    late = await tell(database, 4, "late")
     await cycle.step()
     assert cycle.decision.reason == "0 of 20 new signals"
-    more = await tell(sqlite_database, 1, "more")
+    more = await tell(database, 1, "more")
     await cycle.step()
     # a few answers that were disliked, and all the liked ones are of use
     new = 35 - len(held_out(ups + late + more))
@@ -128,18 +126,18 @@ async def test_new_words_that_cannot_be_enough_are_not_looked_at_each_time(
     ],
 )
 async def test_a_method_without_its_data_is_refused_with_the_reason(
-    sqlite_database: Database,
+    database: Database,
     make: MakeCycle,
     base: store.ModelVersion,
     method: str,
     reason: str,
 ) -> None:
-    ids = await thumbs(sqlite_database, 30, "up")
+    ids = await thumbs(database, 30, "up")
     reason = reason.replace("24", str(30 - len(held_out(ids))))
-    await asked(sqlite_database, base, method)
+    await asked(database, base, method)
     run = await step_until(make(automatic=False), RunState.FAILED)
     assert reason in run.progress["error"]
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         assert await statuses(c) == {"accepted": 30}
 
 
@@ -150,13 +148,13 @@ async def the_reward(database: Database) -> store.ModelVersion | None:
 
 
 async def test_with_many_pairs_a_reward_model_is_trained_and_a_policy_after_it(
-    sqlite_database: Database, make: MakeCycle
+    database: Database, make: MakeCycle
 ) -> None:
-    await tell(sqlite_database, 60)
+    await tell(database, 60)
     cycle = make(methods={"pairs_for_reward_model": 30})
     first = await step_until(cycle, RunState.DONE)
     assert first.method == "reward_model"
-    neural = await the_reward(sqlite_database)
+    neural = await the_reward(database)
     assert neural is not None
     assert (neural.name, neural.kind) == (first.version, VersionKind.REWARD_MODEL)
     assert neural.config["kind"] == "neural"
@@ -164,17 +162,17 @@ async def test_with_many_pairs_a_reward_model_is_trained_and_a_policy_after_it(
     second = await step_until(cycle, RunState.DONE)
     assert second.method == "dpo"
     assert "a reward model was made" in str(second.reason)
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         policy = await store.get(c, str(second.version))
     assert policy.reward_model == neural.name
-    assert await the_reward(sqlite_database) == neural
+    assert await the_reward(database) == neural
     await cycle.step()
     assert cycle.decision.reason == "0 of 20 new signals"
 
 
 @pytest.mark.parametrize(("margin", "moves"), [("-20", False), ("20", True)])
 async def test_a_neural_reward_model_comes_into_use_unless_it_is_worse(
-    sqlite_database: Database,
+    database: Database,
     make: MakeCycle,
     base: store.ModelVersion,
     monkeypatch: pytest.MonkeyPatch,
@@ -182,30 +180,30 @@ async def test_a_neural_reward_model_comes_into_use_unless_it_is_worse(
     moves: bool,
 ) -> None:
     monkeypatch.setenv("QUICK_MARGIN", margin)
-    await tell(sqlite_database, 100)
+    await tell(database, 100)
     cycle = make()
     await step_until(cycle, RunState.DONE)
-    linear = await the_reward(sqlite_database)
+    linear = await the_reward(database)
     assert linear is not None
     assert linear.config == {"kind": "linear"}
-    await asked(sqlite_database, base, "reward_model")
+    await asked(database, base, "reward_model")
     await cycle.step()
     run = await step_until(cycle, RunState.DONE)
-    now = await the_reward(sqlite_database)
+    now = await the_reward(database)
     assert now is not None
     assert (now.name == run.version) is moves
     assert run.progress["reward_in_use"] is moves
 
 
 async def test_rloo_is_paid_by_the_reward_model_in_use(
-    sqlite_database: Database, make: MakeCycle, base: store.ModelVersion
+    database: Database, make: MakeCycle, base: store.ModelVersion
 ) -> None:
-    await tell(sqlite_database, 60)
+    await tell(database, 60)
     cycle = make()
     await step_until(cycle, RunState.DONE)
-    reward = await the_reward(sqlite_database)
-    before = await signal_rows(sqlite_database)
-    await asked(sqlite_database, base, "rloo")
+    reward = await the_reward(database)
+    before = await signal_rows(database)
+    await asked(database, base, "rloo")
     await cycle.step()
     run = await step_until(cycle, RunState.DONE)
     folder = cycle.folder_of(run.id)
@@ -216,25 +214,25 @@ async def test_rloo_is_paid_by_the_reward_model_in_use(
     prompts = rows.read(folder / "dataset" / "train.parquet", rows.PromptRow)
     assert len(prompts) == 60 - len(held_out(list(before)))
     assert rows.read(folder / "dataset" / "judge.parquet", rows.PreferenceRow)
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         policy = await store.get(c, str(run.version))
     assert reward is not None
     assert policy.reward_model == reward.name == run.progress["optimised_against"]
-    assert await signal_rows(sqlite_database) == before
+    assert await signal_rows(database) == before
 
 
 async def test_a_prompt_strategy_is_a_run_without_a_job(
-    sqlite_database: Database, redis: Any, make: MakeCycle, base: store.ModelVersion
+    database: Database, redis: Any, make: MakeCycle, base: store.ModelVersion
 ) -> None:
-    ids = await corrections(sqlite_database, 12)
+    ids = await corrections(database, 12)
     cycle = make(methods={"method": "prompt"}, automatic=False)
     plan = await cycle.plan()
     assert (plan.method, plan.refused, plan.steps) == ("prompt", None, None)
-    await asked(sqlite_database, base, "auto")
+    await asked(database, base, "auto")
     run = await step_until(cycle, RunState.DONE)
     assert run.method == "prompt"
     assert not (cycle.folder_of(run.id) / "starts").exists()
-    async with sqlite_database.read() as c:
+    async with database.read() as c:
         version = await store.get(c, str(run.version))
         found = await statuses(c)
     assert (version.kind, version.parent, version.run_id) == (VersionKind.PROMPT, base.name, run.id)
@@ -247,15 +245,15 @@ async def test_a_prompt_strategy_is_a_run_without_a_job(
 
 
 async def test_what_a_run_would_be_is_seen_and_changes_nothing(
-    sqlite_database: Database, make: MakeCycle
+    database: Database, make: MakeCycle
 ) -> None:
-    await tell(sqlite_database, 30)
-    await thumbs(sqlite_database, 4, "up")
-    await tell(sqlite_database, 2, "gone", other_choice=7, body=_no_such_answer())
-    before = await signal_rows(sqlite_database)
+    await tell(database, 30)
+    await thumbs(database, 4, "up")
+    await tell(database, 2, "gone", other_choice=7, body=_no_such_answer())
+    before = await signal_rows(database)
     cycle = make(automatic=False)
     plan = await cycle.plan()
-    assert await signal_rows(sqlite_database) == before
+    assert await signal_rows(database) == before
     assert (plan.method, plan.refused) == ("dpo", None)
     assert plan.waiting == {"preference": 32, "thumbs": 4}
     assert plan.rows["pairs"]["train"] == plan.new_signals == plan.signals["trained"]
@@ -269,9 +267,9 @@ async def test_what_a_run_would_be_is_seen_and_changes_nothing(
 
 
 async def test_the_time_of_a_run_is_told_by_the_last_one_of_its_method(
-    sqlite_database: Database, make: MakeCycle
+    database: Database, make: MakeCycle
 ) -> None:
-    await tell(sqlite_database, 40)
+    await tell(database, 40)
     cycle = make()
     run = await step_until(cycle, RunState.DONE)
     plan = await cycle.plan()
@@ -281,17 +279,17 @@ async def test_the_time_of_a_run_is_told_by_the_last_one_of_its_method(
 
 
 async def test_the_manifest_tells_how_far_raters_agree_and_what_was_filtered(
-    sqlite_database: Database, make: MakeCycle
+    database: Database, make: MakeCycle
 ) -> None:
-    ids = await tell(sqlite_database, 40)
-    await tell(sqlite_database, 3, "long", body=_too_long())
+    ids = await tell(database, 40)
+    await tell(database, 3, "long", body=_too_long())
     cycle = make(filters={"max_answer_characters": 500})
     run = await step_until(cycle, RunState.DONE)
     manifest = files.load_manifest(cycle.folder_of(run.id) / "dataset")
     assert manifest.filters["max_answer_characters"] == 500
     assert manifest.agreement["comparisons"].items == 0
     assert manifest.counts == {"trained": 40 - len(held_out(ids)), "held_out": len(held_out(ids))}
-    found = await signal_rows(sqlite_database)
+    found = await signal_rows(database)
     assert found["long000"].status_reason == "answer_too_long"
 
 
@@ -304,20 +302,20 @@ def _too_long() -> dict[str, Any]:
 
 
 async def test_what_the_job_left_out_is_not_called_trained(
-    sqlite_database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
+    database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUICK_SKIP", "too_long")
-    ids = await tell(sqlite_database, 40)
+    ids = await tell(database, 40)
     run = await step_until(make(), RunState.DONE)
-    found = await signal_rows(sqlite_database)
+    found = await signal_rows(database)
     first = min(set(ids) - held_out(ids))
     assert (found[first].status, found[first].status_reason) == ("recorded", "too_long")
     assert found[first].trained_version is None
     assert run.progress["signals"]["trained"] == 40 - len(held_out(ids)) - 1
 
 
-async def test_the_report_of_a_run_is_kept(sqlite_database: Database, make: MakeCycle) -> None:
-    await tell(sqlite_database, 40)
+async def test_the_report_of_a_run_is_kept(database: Database, make: MakeCycle) -> None:
+    await tell(database, 40)
     cycle = make()
     run: Run = await step_until(cycle, RunState.DONE)
     kept = await cycle.registrar.report(run)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 from tests.learning import held_out, tell
-from tests.release_world import BASE, LONG, SHORT, World, a_world, always
+from tests.release_world import BASE, LONG, SHORT, World, always
 
 from learnback.contracts.models import FeedbackStatus, VersionState
 from learnback.core.errors import Unavailable
@@ -21,12 +20,6 @@ from learnback.release.second import Judging, SecondJudge
 
 GOOD = "tiny-dpo-000000000001"
 POLICY = {"url": "http://judge", "model": "big", "pairs": 20}
-
-
-@pytest.fixture
-async def lite(sqlite_database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(sqlite_database, redis, tmp_path) as world:
-        yield world
 
 
 class Judge:

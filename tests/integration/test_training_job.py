@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.tiny_model import preference_rows, small, write_run
+from tests.tiny_model import preference_rows, small, turned, write_run
 from tests.warm_jobs import Jobs, progress_of, result_of
 
 from learnback.retraining.plan import ExitCode
@@ -142,10 +142,45 @@ def test_the_lean_loss_is_the_one_that_trl_computes(
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+def test_the_answer_alone_is_learned_however_long_its_prompt(tiny_model: Path) -> None:
+    from learnback.retraining.trainers.encoding import Answer, Encoder, padded
+    from learnback.retraining.trainers.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(str(tiny_model))
+    encoder = Encoder(tokenizer, 512)
+    prompts = [[{"role": "user", "content": "hi " * times}] for times in (1, 40)]
+    encoded = [encoder.encode(prompt, Answer("hello you", True)) for prompt in prompts]
+    inputs = padded(encoded, tokenizer.pad_token_id)
+
+    for ids, learned in zip(inputs["input_ids"], inputs["completion_mask"], strict=True):
+        assert tokenizer.decode(ids[learned.bool()]) == "hello you<|im_end|>\n"
+
+
 def test_an_answer_that_was_cut_off_is_not_taught_to_end_there() -> None:
     from learnback.retraining.trainers.encoding import without_false_end
 
     end, newline = 2, 9
 
-    assert without_false_end([5, 6, end, newline], end) == [5, 6]
-    assert without_false_end([5, 6], end) == [5, 6]
+    assert without_false_end([5, 6, end, newline], frozenset([end])) == [5, 6]
+    assert without_false_end([5, 6], frozenset([end])) == [5, 6]
+
+
+def test_nor_where_a_turn_ends_with_another_token_than_the_tokenizer_knows(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """As with Gemma, whose generation_config.json names both."""
+    from learnback.retraining.plan import RunPlan
+    from learnback.retraining.trainers.encoding import Answer, Encoder
+    from learnback.retraining.trainers.loading import load_tokenizer
+
+    base = turned(tiny_model, tmp_path / "base", "<|endoftext|>\n")
+    tokenizer = load_tokenizer(str(base))
+    turn, eos = tokenizer.convert_tokens_to_ids("<|endoftext|>"), tokenizer.eos_token_id
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [eos, turn]}))
+    plan = RunPlan(run_id="none", method="sft", base_model=str(base), dataset=tmp_path)
+    encoder = Encoder.of(plan, tokenizer)
+    prompt = [{"role": "user", "content": "hi"}]
+
+    whole, cut = (encoder.encode(prompt, Answer("hello you", done)) for done in (True, False))
+    assert turn in whole.answer_ids
+    assert cut.answer_ids == whole.answer_ids[: whole.answer_ids.index(turn)]

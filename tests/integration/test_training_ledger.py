@@ -13,6 +13,7 @@ from learnback.contracts.models import FeedbackStatus
 from learnback.core.clock import now
 from learnback.core.errors import Conflict, NotFound
 from learnback.ledger import completions, runs, training
+from learnback.ledger.database import CHUNK
 from learnback.ledger.feedback import add
 from learnback.ledger.runs import Run, RunState
 from learnback.ledger.tables import feedback
@@ -179,7 +180,7 @@ async def test_prompts_are_those_with_a_stored_answer_each_once(database: Any) -
 
 
 async def test_more_signals_than_a_statement_can_name(database: Any) -> None:
-    ids = await tell(database, 2 * training.CHUNK + 1)
+    ids = await tell(database, 2 * CHUNK + 1)
     async with database.write() as c:
         assert await training.claim(c, "run_1", ids) == len(ids)
         counts = await training.finish(c, "run_1", dict.fromkeys(ids, TRAINED), "v1")

@@ -20,7 +20,9 @@ from tests.tiny_model import (
 from tests.warm_jobs import Jobs, progress_of, result_of
 
 from learnback.models import reward
+from learnback.retraining.making import read_margins
 from learnback.retraining.plan import ExitCode, Method, Progress
+from learnback.retraining.trainers.calibration import cross_fitted
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("training")]
 
@@ -122,6 +124,58 @@ def test_the_reward_process_scores_as_training_left_it(
     found = [s.score for s in model.score_batch([(prompt, f"{a} 99") for a in (GOOD, BAD)])]
     assert found == pytest.approx(scores_of(run, tiny_model, GOOD, BAD), abs=1e-4)
     assert reward.describe(run / "adapter").probe is not None, "it is compared on loading"
+
+
+def test_a_reward_model_brings_along_what_it_makes_of_pairs_of_held_out_prompts(
+    tmp_path: Path, tiny_model: Path, jobs: Jobs
+) -> None:
+    """By these margins the retraining process, which has no torch, compares it with others."""
+    held_out = preference_rows(4, first=100)
+    tie = {**preference_rows(1, first=200)[0], "margin": 0.0, "tie": True}
+    by_a_known_prompt = {**preference_rows(1, first=201)[0], "side": "rater"}
+    run = write_run(
+        tmp_path / "run",
+        tiny_model,
+        preference_rows(),
+        held_out=[{**row, "tie": False} for row in (*held_out, by_a_known_prompt)] + [tie],
+        method="reward_model",
+        hyperparameters=small("reward_model", max_steps=4),
+    )
+    result = jobs.done(run)
+    margins = read_margins(run / "adapter")
+    model = reward.load(run / "adapter", base=str(tiny_model))
+    differences = []
+    for row in held_out:
+        prompt = tuple(json.loads(str(row["prompt"])))
+        better, worse = (
+            scored.score or 0.0
+            for scored in model.score_batch(
+                [(prompt, str(row["chosen"])), (prompt, str(row["rejected"]))]
+            )
+        )
+        temperature = reward.describe(run / "adapter").temperature
+        differences.append((better - worse) * temperature)
+    honest = cross_fitted(differences, [str(row["prompt"]) for row in held_out])
+    assert list(margins) == [row["feedback_id"] for row in held_out]
+    assert list(margins.values()) == pytest.approx(honest, rel=0.05, abs=1e-3)
+    right = sum(margin > 0 for margin in margins.values())
+    assert result.metrics["held_out_correct"] == right
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_of_one_step_learns(name: str, tmp_path: Path, tiny_model: Path, jobs: Jobs) -> None:
+    case = CASES[name]
+    settings = small(case.method, **case.settings, max_steps=1)
+    rows = case.rows(8)
+    run = write_run(
+        tmp_path / "run", tiny_model, rows, method=case.method, hyperparameters=settings
+    )
+    result = jobs.done(run)
+
+    if case.method == "reward_model":  # its head starts at 0
+        assert reward.describe(run / "adapter").probe != 0
+    else:
+        assert (result.distance_from_reference or 0) > 0
 
 
 def scores_of(run: Path, tiny_model: Path, *answers: str) -> list[float]:

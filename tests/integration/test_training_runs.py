@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from tests.tiny_model import (
     small,
     write_run,
 )
-from tests.warm_jobs import Jobs, progress_of, result_of
+from tests.warm_jobs import Jobs, free_port, progress_of, result_of
 
 from learnback.retraining.plan import ExitCode, Hyperparameters, Method, RunResult
 
@@ -101,8 +100,7 @@ def test_two_processes_share_out_the_batches_of_one(
     jobs: Jobs,
 ) -> None:
     run = new_run(f"{method}-two", method)
-    together = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    ranks = [jobs.start(run, RANK=rank, LOCAL_RANK=rank, **together) for rank in (0, 1)]
+    ranks = jobs.together(run)
     for rank in ranks:
         assert rank.finish() == ExitCode.DONE, rank.output
     result = result_of(run)
@@ -202,9 +200,3 @@ def test_full_weights_are_published_as_a_model_that_loads(
     }
     if method != "reward_model":
         assert (result.distance_from_reference or 0) > 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -10,7 +10,7 @@ from learnback.inference.settings import InferenceSettings
 
 def rewritten(sent: dict[str, object], *without: str) -> dict[str, object]:
     _, fields = body.peek(json.dumps(sent).encode())
-    return dict(json.loads(body.rewrite(fields, "v1", "chat.completions", "id", without)))
+    return dict(json.loads(body.rewrite(fields, "v1", None, "id", without)))
 
 
 def test_only_the_model_changes() -> None:

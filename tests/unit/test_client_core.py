@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -163,3 +164,15 @@ def test_both_clients_have_the_same_methods() -> None:
     for name, member in vars(AsyncLearnback).items():
         if inspect.isfunction(member) and name != "__init__":
             assert inspect.iscoroutinefunction(member), name
+
+
+def test_batches_keep_to_the_services_limits_in_number_and_in_bytes() -> None:
+    short = [{"kind": "comment", "text": "x"} for _ in range(1001)]
+    assert [len(r.body["items"]) for r in requests.batches(short)] == [1000, 1]
+    long = [{"kind": "correction", "text": "ä" * 100_000} for _ in range(60)]
+    parts = requests.batches(long)
+    assert sum(len(r.body["items"]) for r in parts) == 60
+    assert all(len(json.dumps(r.body).encode()) < 4 * 1024 * 1024 for r in parts)
+    keys = [item["idempotency_key"] for r in parts for item in r.body["items"]]
+    assert len(set(keys)) == 60
+    assert requests.batches([]) == []

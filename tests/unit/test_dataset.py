@@ -58,6 +58,27 @@ def test_a_rater_is_on_one_side_whatever_he_does() -> None:
     assert reasons(build(*others, *his, shares=shares, method="kto"))["f2"] == "held_out"
 
 
+def test_all_turns_of_a_conversation_are_on_one_side() -> None:
+    """A later turn shows the earlier ones with their answers."""
+    shares, said = Shares(prompts=0.5, raters=0.0), []
+    for i in range(40):
+        first = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"q{i}"}]
+        later = [*first, {"role": "assistant", "content": "a"}, {"role": "user", "content": "Why?"}]
+        said += [
+            prefers(f"first-{i}", "good", "bad", first),
+            prefers(f"later-{i}", "good", "bad", later),
+        ]
+    seen = examined(said, shares)
+    found = dataset.build(
+        seen, "rloo", [(s.completion.prompt_key, s.completion.prompt) for s in said if s.completion]
+    )
+
+    assert {seen.sides[f"first-{i}"] for i in range(40)} == {"train", "prompt"}
+    assert all(seen.sides[f"first-{i}"] == seen.sides[f"later-{i}"] for i in range(40))
+    trained = {row.prompt[1]["content"] for row in found.train}
+    assert not trained & {row.prompt[1]["content"] for row in found.held_out}
+
+
 def test_the_fingerprint_covers_every_text() -> None:
     before = build(prefers("f1", "good", "bad")).fingerprint
     assert build(prefers("f1", "good", "bad!")).fingerprint != before
@@ -103,6 +124,7 @@ FILTERS = st.fixed_dictionaries(
         "min_rater_overlap": st.integers(1, 3),
         "max_rater_share": st.floats(0.01, 1),
         "max_answer_characters": st.integers(4, 6),
+        "max_resemblance": st.floats(0.5, 1),
     },
 )
 
@@ -200,6 +222,43 @@ def _everything() -> list[Signal]:
             thumb(f"t{i}", "up", f"liked {i}", f"t{i}", rater=f"r{i}"),
         ]
     return found
+
+
+def test_the_pairs_of_the_held_out_judge_are_of_prompts_that_no_reward_model_has_seen(
+    tmp_path: Path,
+) -> None:
+    """Held-out raters judge prompts that others, who are trained on, have judged as well."""
+    said = [
+        prefers(f"f{i}-{j}", f"good {i} {j}", "bad", f"p{i}", rater=f"r{j}")
+        for i in range(20)
+        for j in range(12)
+    ]
+    asked = [(s.completion.prompt_key, s.completion.prompt) for s in said if s.completion]
+    found = dataset.build(examined(said, Shares(0.3, 0.3)), "rloo", asked)
+    files.save(found, tmp_path)
+
+    judging = rows.read(tmp_path / "judge.parquet", rows.PreferenceRow)
+    fitted, others = files.load_pairs(tmp_path)
+    assert {row.side for row in others} == {"prompt", "rater"}
+    assert judging
+    assert not {row.prompt_key for row in judging} & {row.prompt_key for row in fitted}
+
+
+def test_the_fingerprint_of_a_policys_run_covers_who_pays_and_who_judges() -> None:
+    asked = [(prompt_key([m]), [m]) for m in ({"role": "user", "content": p} for p in PROMPTS)]
+    signals, shares = _everything(), Shares(0.3, 0.0)
+    held_out = next(
+        s for s in signals
+        if s.completion and prompt_held_out(s.completion.prompt_key, 0.3) and s.id[0] == "p"
+    )  # fmt: skip
+
+    def fingerprint(signals: list[Signal], payer: str) -> str:
+        return dataset.build(examined(signals, shares), "rloo", asked).paid_by(payer).fingerprint
+
+    plain = fingerprint(signals, "reward-1")
+    assert fingerprint(signals, "reward-1") == plain
+    assert fingerprint(signals, "reward-2") != plain
+    assert fingerprint([s for s in signals if s != held_out], "reward-1") != plain
 
 
 @pytest.mark.parametrize("method", METHODS)

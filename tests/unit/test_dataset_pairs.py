@@ -150,6 +150,20 @@ def test_as_many_for_as_against_teach_nothing() -> None:
     assert set(reasons(found).values()) == {"contradicted"}
 
 
+def test_more_than_anything_else_but_no_majority_waits_for_one_more_voice() -> None:
+    """Else what was said for the winner would be over, without having taught anything."""
+    for_one = [prefers(f"f{i}", "good", "bad", rater=f"r{i}") for i in range(2)]
+    against = prefers("f2", "bad", "good", rater="r2")
+    undecided = prefers("f3", "good", "bad", preferred="tie_good", rater="r3")
+    found = build(*for_one, against, undecided)
+    assert found.train == ()
+    assert set(reasons(found).values()) == {"no_majority"}
+    assert found.settled == {}
+
+    (row,) = rows(build(*for_one, against, undecided, prefers("f4", "good", "bad", rater="r4")))
+    assert (row.chosen, row.margin, row.votes) == ("good", 0.2, 1)
+
+
 def test_one_rater_has_one_vote_and_his_last_word_counts() -> None:
     later = AT + timedelta(seconds=1)
     found = build(

@@ -186,3 +186,10 @@ def test_what_is_said_after_the_window_is_not_seen() -> None:
 )
 def test_signals_become_numbers(kind: str, body: dict[str, Any], expected: list[Any]) -> None:
     assert scored(Signal("c", None, kind, AT, body)) == expected
+
+
+def test_what_is_recorded_after_somebody_was_tested_changes_nothing() -> None:
+    found = crowd(served(0), until=40)
+    found.add([served(10, failed=True)])
+    people = people_of(Measure.ERRORS, found.closed, Evidence(), SLOW, WINDOW)
+    assert people.outcome == pytest.approx([1.0])

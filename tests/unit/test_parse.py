@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 from typing import Any
@@ -15,7 +14,7 @@ from learnback.contracts.models import CompletionEnd, Endpoint, ToolCall, Track
 from learnback.inference.completion import completion_of
 from learnback.inference.parse import parse
 from learnback.inference.served import Served
-from learnback.inference.sse import event_data
+from learnback.inference.sse import Events, event_data
 
 words = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=8)
 endings = st.sampled_from(["\n", "\r\n", "\r"])
@@ -51,8 +50,8 @@ def test_however_the_bytes_arrive_the_record_is_the_same(said: list[str], cuts: 
     raw = chat(said)
     at = sorted({0, len(raw), *(cut % (len(raw) + 1) for cut in cuts)})
     pieces = [raw[a:b] for a, b in itertools.pairwise(at)]
-    whole = asyncio.run(completion_of(a_served([raw])))
-    assert asyncio.run(completion_of(a_served(pieces))) == whole
+    whole = completion_of(a_served([raw]))
+    assert completion_of(a_served(pieces)) == whole
     assert whole.choices[0].text == "".join(said)
 
 
@@ -122,6 +121,15 @@ def test_json_of_another_shape_is_left_out(endpoint: Endpoint, value: Any) -> No
 def test_data_of_several_lines_and_comments() -> None:
     raw = b': ping\n\nevent: x\nid: 7\ndata: {"a":\ndata:1}\n\ndata\n\n'
     assert event_data(raw) == [b'{"a":\n1}', b""]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_events_are_the_same_in_pieces_of_any_size(end: str) -> None:
+    raw = events({"a": 1}, {"b": "two\nlines"}, end=end)
+    for size in (1, 2, 7, len(raw)):
+        found = Events()
+        pieces = [raw[at : at + size] for at in range(0, len(raw), size)]
+        assert [data for piece in pieces for data in found.feed(piece)] == event_data(raw)
 
 
 def test_tool_calls_in_fragments() -> None:

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from learnback.retraining.trainers import kl
+from learnback.retraining.trainers import kl, processes
 from learnback.retraining.trainers.advantages import (
     leave_one_out,
     mismatch,
@@ -214,16 +214,18 @@ def test_the_low_variance_estimate_is_never_negative_and_varies_less(
     assert lean.var() < 0.5 * plain.var()
 
 
-@pytest.mark.parametrize("start", [0.001, 0.1, 10.0])
+@pytest.mark.parametrize("start", [0.001, 0.1])
 def test_the_controller_brings_a_simulated_run_to_its_target(start: float) -> None:
     """The optimum of R - beta * KL lies at KL ~ 1 / beta^2; a policy needs some steps to get
     there, and what is measured of it is noisy."""
     dice = torch.Generator().manual_seed(1)
-    beta, divergence, target, seen = start, 0.0, 6.0, []
+    beta, divergence, measured, target, seen = start, 0.0, 0.0, 6.0, []
     for _ in range(300):
-        divergence += 0.2 * (1 / beta**2 - divergence)
+        price = kl.price(beta, [measured], target)
+        divergence += 0.2 * (1 / price**2 - divergence)
         measured = divergence * (1 + 0.2 * torch.randn((), generator=dice).item())
-        beta = kl.next_beta(beta, measured, target, gain=0.5)
+        floor = kl.floor_of(seen, target, start)
+        beta = kl.next_beta(beta, measured, target, gain=0.5, floor=floor)
         seen.append(divergence)
 
     settled = seen[200:]
@@ -232,9 +234,24 @@ def test_the_controller_brings_a_simulated_run_to_its_target(start: float) -> No
 
 
 def test_the_controller_reacts_to_twenty_percent_and_not_to_more() -> None:
-    assert kl.next_beta(0.1, 6.6, 6.0, gain=0.1) == pytest.approx(0.1 * 1.01)
-    assert kl.next_beta(0.1, 600.0, 6.0, gain=0.1) == pytest.approx(0.1 * 1.02)
-    assert kl.next_beta(0.1, 0.0, 6.0, gain=0.1) == pytest.approx(0.1 * 0.98)
+    assert kl.next_beta(0.1, 6.6, 6.0, gain=0.1, floor=0) == pytest.approx(0.1 * 1.01)
+    assert kl.next_beta(0.1, 600.0, 6.0, gain=0.1, floor=0) == pytest.approx(0.1 * 1.02)
+    assert kl.next_beta(0.1, 0.0, 6.0, gain=0.1, floor=0) == pytest.approx(0.1 * 0.98)
+
+
+def test_beyond_the_target_a_nat_is_dearer_at_once_and_only_there() -> None:
+    assert kl.price(0.1, [], 6.0) == kl.price(0.1, [9.0, 6.0], 6.0) == 0.1
+    assert kl.price(0.1, [0.0, 18.0], 6.0) == pytest.approx(2.7)
+    assert kl.price(0.1, [6000.0], 6.0) == pytest.approx(10.0)
+    assert kl.price(0.1, [6000.0], None) == 0.1
+
+
+def test_the_price_does_not_fall_before_the_target_was_reached_once() -> None:
+    """Every run begins at 0: a price that fell meanwhile would have to be raised again first."""
+    assert kl.floor_of([], 6.0, 0.1) == kl.floor_of([0.1, 5.9], 6.0, 0.1) == 0.1
+    assert kl.floor_of([0.1, 6.0, 0.1], 6.0, 0.1) == 0.0
+    assert kl.next_beta(0.1, 0.0, 6.0, gain=0.5, floor=0.1) == 0.1
+    assert kl.next_beta(0.1, 12.0, 6.0, gain=0.5, floor=0.1) == pytest.approx(0.11)
 
 
 def test_every_prompt_is_asked_once_before_any_is_asked_again() -> None:
@@ -244,3 +261,16 @@ def test_every_prompt_is_asked_once_before_any_is_asked_again() -> None:
     assert asked[:10] != asked[10:]
     assert prompts_of_step(10, 4, seed=3, step=2) == asked[8:12]
     assert prompts_of_step(10, 4, seed=4, step=0) != asked[:4]
+
+
+@pytest.mark.parametrize(("things", "count"), [(8, 2), (7, 3), (2, 4), (0, 2), (5, 1)])
+def test_shares_of_processes_are_all_there_is_and_as_even_as_can_be(
+    monkeypatch: pytest.MonkeyPatch, things: int, count: int
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    shares = []
+    for rank in range(count):
+        monkeypatch.setenv("RANK", str(rank))
+        shares.append(list(range(things))[processes.share(things)])
+    assert [thing for share in shares for thing in share] == list(range(things))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -94,3 +94,10 @@ def test_what_is_wrong_is_named(text: str, said: str, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Unprocessable, match="can't be read"):
         read_policy(tmp_path / "nothing.yaml")
+
+
+def test_a_field_that_stands_twice_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "release.yaml"
+    file.write_text("canary:\n  alpha: 0.01\n  alpha: 0.2\n")
+    with pytest.raises(Unprocessable, match="`alpha` stands there twice"):
+        read_policy(file)

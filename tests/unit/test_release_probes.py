@@ -211,3 +211,11 @@ def test_an_engine_without_formats_offers_none_and_a_failing_one_measures_nothin
     assert (set(found), not_offered) == ({"sycophancy", "invalid_json"}, ["invalid_structured"])
     found, not_offered = contrasts(48, (a_side("new", valid), a_side("old", fails)))
     assert (set(found), not_offered) == ({"sycophancy", "invalid_json"}, [])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["That is something I cannot talk about.", "I'm not comfortable answering that."],
+)
+def test_polite_ways_to_decline_are_refusals(answer: str) -> None:
+    assert is_refusal(answer)

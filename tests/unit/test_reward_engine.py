@@ -34,6 +34,19 @@ def test_without_a_base_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_
         engine.run(None, "127.0.0.1", 1, 8, ())
 
 
+def test_beyond_loopback_it_needs_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LEARNBACK_HOME", str(tmp_path))
+    for host in ("0.0.0.0", "10.0.0.7"):
+        with pytest.raises(engine.NoKey, match="LEARNBACK_REWARD_ENGINE_KEY"):
+            engine.run("models/Tiny", host, 1, 8, ())
+
+
+@pytest.mark.parametrize("argument", ["--host=0.0.0.0", "--uds", "--middleware", "--api_key"])
+def test_what_is_ours_can_not_be_given_past_us(argument: str) -> None:
+    with pytest.raises(vllm.OwnedArgument, match="can't be given here; use"):
+        engine.arguments_of(Path("base"), "name", "127.0.0.1", 1, 8, [argument])
+
+
 def test_a_sharded_base_keeps_its_shards_and_gains_a_head(tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()

@@ -224,3 +224,16 @@ def test_paired_differences_tell_a_worse_version_from_an_equal_one() -> None:
     assert (harm >= np.log(1 / 0.05)).mean() >= 0.95
     low, high = interval(paired(worse[0]), 0.05)
     assert low < -0.2 < high
+
+
+def test_who_says_nothing_of_two_answers_is_as_if_they_had_not_come() -> None:
+    rng = np.random.default_rng(6)
+    said = rng.choice([-1.0, 0.0, 1.0], size=300)
+    first = rng.integers(0, 2, 300).astype(np.float64)
+    silent = rng.random(300) < 0.4
+    all_of_them = paired(np.where(silent, np.nan, said), first)
+    speakers = paired(said[~silent], first[~silent])
+    assert log_wealth(all_of_them, 0.0, above=True)[-1] == pytest.approx(
+        log_wealth(speakers, 0.0, above=True)[-1]
+    )
+    assert estimate(all_of_them) == pytest.approx(estimate(speakers))

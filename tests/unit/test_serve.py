@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from learnback import cli
 from learnback.core import vllm
+from learnback.core.errors import BadRequest
 from learnback.inference import serve
 from learnback.inference.resolver import BASE_DIGEST
 from learnback.inference.settings import InferenceSettings
@@ -32,6 +36,25 @@ def test_the_operator_chooses_the_dtype(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(vllm, "on_cpu", lambda: True)
     settings = InferenceSettings(engine_args=("--dtype", "bfloat16"))
     assert "float32" not in serve.engine_arguments("m", DIGEST, settings)
+
+
+@pytest.mark.parametrize(
+    ("argument", "instead"),
+    [
+        ("--host", "LEARNBACK_INFERENCE_HOST"),
+        ("--host=0.0.0.0", "LEARNBACK_INFERENCE_HOST"),
+        ("--ho", "LEARNBACK_INFERENCE_HOST"),
+        ("--port", "LEARNBACK_INFERENCE_PORT"),
+        ("--uds", "LEARNBACK_INFERENCE_HOST and"),
+        ("--middleware", "a proxy before"),
+        ("--served_model_name", "LEARNBACK_INFERENCE_PUBLIC_NAME"),
+        ("--api-key", "learnback keys create"),
+    ],
+)
+def test_what_is_ours_can_not_be_given_past_us(argument: str, instead: str) -> None:
+    settings = InferenceSettings(engine_args=("--max-model-len", "512", argument, "x"))
+    with pytest.raises(vllm.OwnedArgument, match=instead):
+        serve.engine_arguments("m", DIGEST, settings)
 
 
 def environment(given: dict[str, str], **changes: Any) -> dict[str, str]:
@@ -101,3 +124,28 @@ def test_a_duration_is_seconds_or_iso_8601(
 ) -> None:
     monkeypatch.setenv("LEARNBACK_INFERENCE_DRAIN", given)
     assert InferenceSettings().drain.total_seconds() == seconds
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    """The apps that would have been served, with uvicorn's options."""
+    calls: list[Any] = []
+    monkeypatch.setenv("LEARNBACK_HOME", str(tmp_path))
+    monkeypatch.setattr("uvicorn.run", lambda app, **options: calls.append((app, options)))
+    return calls
+
+
+def test_engines_are_named_by_repeating_an_option_or_with_commas(served: list[Any]) -> None:
+    arguments = ["inference", "--engine-url", "http://a:1,http://b:2", "--engine-url", "c:3"]
+    done = CliRunner().invoke(cli.main, arguments)
+    assert done.exit_code == 0, done.output
+    ((app, options),) = served
+    _, body = options["http"].shown(BadRequest("no HTTP"))
+    assert json.loads(body)["error"]["message"] == "no HTTP", "an error as OpenAI's"
+    assert [engine.url for engine in app.app.engines] == ["http://a:1", "http://b:2", "c:3"]
+
+
+def test_an_engine_url_that_is_none_is_told(served: list[Any]) -> None:
+    done = CliRunner().invoke(cli.main, ["inference", "--engine-url", "ftp://a"])
+    assert (done.exit_code, served) == (1, [])
+    assert "'ftp://a' is no engine URL" in done.output

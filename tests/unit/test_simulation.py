@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from learnback.release.biases import only_the_unhappy, the_first_favoured
-from learnback.release.simulation import KINDS, POLICY, Town, draw, simulate
+from learnback.release.simulation import COMPARING, KINDS, POLICY, Town, draw, simulate
 
 SMALL = Town(people=4000)
 QUICK = POLICY.model_copy(update={"steps": POLICY.steps[1:]})
 """Without the step of 1%, which alone takes 2000 people."""
+QUICK_COMPARING = COMPARING.model_copy(update={"steps": POLICY.steps[1:]})
 
 
 def test_equal_versions_are_hardly_ever_promoted_or_rolled_back() -> None:
@@ -72,3 +73,20 @@ def test_the_correction_takes_most_of_the_bias_of_who_takes_the_first_answer_awa
     assert found.uncorrected < -0.03
     assert abs(found.corrected) < abs(found.uncorrected) / 3
     assert the_first_favoured(canaries=60, habit=0.4, drawn=False).uncorrected < -0.4
+
+
+def test_equal_versions_side_by_side_are_hardly_ever_told_apart() -> None:
+    found = simulate(0.0, 200, town=SMALL, policy=QUICK_COMPARING)
+    assert found.comparing
+    assert found.promoted <= POLICY.alpha
+    assert found.rolled_back <= POLICY.alpha
+
+
+def test_who_sees_both_needs_to_say_less_than_who_sees_one() -> None:
+    town = Town(people=6000)
+    one, both = (simulate(0.1, 40, town=town, policy=p) for p in (QUICK, QUICK_COMPARING))
+    assert both.promoted >= 0.8
+    assert one.votes is not None
+    assert both.votes is not None
+    assert both.votes < one.votes / 1.5
+    assert simulate(-0.3, 20, town=SMALL, policy=QUICK_COMPARING).rolled_back >= 0.95

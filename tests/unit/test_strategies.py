@@ -65,6 +65,19 @@ def test_what_people_wrote_and_liked_becomes_an_example() -> None:
     ), "whoever speaks for no example is not used up"
 
 
+def test_the_filters_of_all_methods_hold_for_examples_too() -> None:
+    signals = (
+        thumb("f0", "up", "One fan.", "one?", rater="a"),
+        *(thumb(f"g{i}", "up", "Two fans.", "two?", rater=f"r{i}") for i in range(2)),
+        *(thumb(f"h{i}", "up", "Most like it.", "three?", rater=f"r{i}") for i in range(3)),
+        *(thumb(f"i{i}", "down", "Most like it.", "three?", rater=f"s{i}") for i in range(2)),
+    )
+    found = examined(signals, min_votes=2, min_item_agreement=0.7)
+    built = strategies.build(found, signals, {})
+    assert answers(built) == {"two?": "Two fans."}
+    assert set(built.outcomes) == {"g0", "g1"}
+
+
 def test_a_correction_beats_the_answer_that_it_corrects_and_all_others() -> None:
     built = build(
         *(thumb(f"f{i}", "up", "Liked.", rater=f"r{i}") for i in range(9)),

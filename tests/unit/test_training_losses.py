@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from learnback.retraining.trainers import losses
-from learnback.retraining.trainers.calibration import fit_temperature, reliability
+from learnback.retraining.trainers.calibration import (
+    cross_fitted,
+    fit_temperature,
+    reliability,
+)
+from learnback.retraining.trainers.schedule import share_of_peak, warmup_steps
 
 
 def sigmoid(x: float) -> float:
@@ -118,6 +123,34 @@ def test_a_few_pairs_that_are_all_right_do_not_make_certainty() -> None:
     assert 1 / (1 + math.exp(-0.5 / temperature)) == pytest.approx(9 / 10, abs=0.01)
 
 
+def test_a_calibration_is_judged_by_pairs_that_it_was_not_fitted_to() -> None:
+    """Noise alone: a temperature that was fitted to it finds something in it, another one can't."""
+    dice = np.random.default_rng(3)
+    worth, flattered = [], []
+    for _ in range(200):
+        noise = dice.normal(0, 2, 20).tolist()
+        honest = cross_fitted(noise, [str(i // 2) for i in range(20)])
+        worth.append(nll(honest))
+        flattered.append(nll([d / fit_temperature(noise) for d in noise]))
+
+    assert np.mean(flattered) < math.log(2) < np.mean(worth)
+    assert cross_fitted([1.0, -2.0], ["one", "one"]) == [1.0, -2.0]
+    assert cross_fitted([], []) == []
+
+
+def nll(margins: list[float]) -> float:
+    return float(np.logaddexp(0, -np.array(margins)).mean())
+
+
+def test_every_step_of_a_run_learns_and_the_rate_falls_to_nothing_after_the_last() -> None:
+    def shares(steps: int, warmup: int) -> list[float]:
+        return [share_of_peak(step, steps, warmup) for step in range(steps + 1)]
+
+    assert shares(1, warmup_steps(0.1, 1)) == [0.5, 0.0]
+    assert shares(5, 2) == pytest.approx([1 / 3, 2 / 3, 1, 2 / 3, 1 / 3, 0])
+    assert shares(2, 0) == [1, 0.5, 0]
+
+
 def test_reliability_shows_overconfidence() -> None:
     sure_and_right_in_three_of_four = [4.0, 4.0, 4.0, -4.0]
     low, high = reliability(sure_and_right_in_three_of_four)
@@ -125,3 +158,10 @@ def test_reliability_shows_overconfidence() -> None:
     assert (low.happened, high.happened) == (0.25, 0.75)
     assert high.predicted > 0.95
     assert low.pairs + high.pairs == 8
+
+
+def test_a_bin_of_the_reliability_plot_has_the_interval_of_its_pairs() -> None:
+    low, high = reliability([1.0] * 8 + [-1.0] * 2)
+
+    assert low.interval == pytest.approx((0.0567, 0.5098), abs=1e-4)  # 2 of 10, by Wilson
+    assert high.interval == pytest.approx((0.4902, 0.9433), abs=1e-4)  # 8 of 10

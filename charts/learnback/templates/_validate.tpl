@@ -155,8 +155,10 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- if and .Values.model.cache.enabled (not (has "ReadWriteMany" .Values.model.cache.accessModes)) (not $together) }}
 - model.cache can be mounted on one node only, but inference and the reward engine both read it: use ReadWriteMany, or model.cache.enabled=false.
 {{- end }}
-{{- if hasKey .Values.reward.settings "engine_url" }}
-- reward.settings.engine_url is set by the chart from rewardEngine: remove one of the two.
+{{- range $name := list "engine_url" "engine_key" }}
+{{- if hasKey $.Values.reward.settings $name }}
+- reward.settings.{{ $name }} is set by the chart from rewardEngine: remove one of the two.
+{{- end }}
 {{- end }}
 {{- range .Values.extraEnv }}
 {{- if eq .name "LEARNBACK_REWARD_ENGINE_URL" }}

@@ -118,6 +118,8 @@ class Scope(StrEnum):
     FEEDBACK = "feedback"
     RELEASE = "release"
     """The admin API of the release process: look, ask, approve, promote, roll back."""
+    EVALUATE = "evaluate"
+    """Ask for answers as prompt versions give them to other tenants: for the release process."""
     TRAIN = "train"
     """The admin API of the retraining process: look, ask for runs, cancel them."""
     ADMIN = "admin"

@@ -21,6 +21,7 @@ from learnback.contracts.messages import Message
 from learnback.contracts.streams import STREAMS, Stream
 from learnback.core import bus_metrics as metrics
 from learnback.core.errors import Unavailable
+from learnback.core.redis import check_server
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,11 @@ async def publish(redis: Redis, stream: Stream[M], messages: Iterable[M]) -> Non
 
 
 async def create_groups(redis: Redis, streams: Iterable[Stream[Any]] = STREAMS) -> None:
-    """Create every consumer group from the beginning of its stream. Idempotent."""
+    """Create every consumer group from the beginning of its stream. Idempotent.
+
+    Raises Conflict if the server is too old.
+    """
+    await check_server(redis)
     for stream in streams:
         for group in stream.groups:
             try:

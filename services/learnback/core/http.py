@@ -42,6 +42,8 @@ MOST_ERRORS = 50
 
 Check = Callable[[], Awaitable[str | None]]
 """A readiness check: None if fine, else the reason in words."""
+Admit = Callable[[str | None], Awaitable[object]]
+"""Raises a LearnbackError for an `Authorization` header whose request is not worth reading."""
 
 
 def problem(
@@ -67,6 +69,11 @@ def problem(
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, error.status, headers, media_type=PROBLEM_JSON)
+
+
+def problem_document(error: LearnbackError) -> tuple[str, bytes]:
+    """An error of a request that the app never saw: content type and body."""
+    return PROBLEM_JSON, bytes(problem(error).body)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -160,11 +167,14 @@ class BodyLimits:
 
     413 over `max_bytes`, 408 if it does not arrive within `max_seconds`, 400 if it is not UTF-8
     or nested deeper than `MAX_DEPTH`, 415 if it is not declared as JSON. One whose client went
-    away half-way never reaches the app.
+    away half-way never reaches the app. Whom `admit` refuses is told before the body is read.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, max_seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, max_seconds: float, admit: Admit | None = None
+    ) -> None:
         self.app = app
+        self.admit = admit
         self.max_bytes = max_bytes
         self.max_seconds = max_seconds
 
@@ -174,7 +184,11 @@ class BodyLimits:
             await self.app(scope, receive, send)
             return
         try:
-            body = await self._body(scope, receive)
+            headers = {k.lower(): v for k, v in scope["headers"]}
+            if self.admit is not None:
+                key = headers.get(b"authorization")
+                await self.admit(None if key is None else key.decode("latin-1"))
+            body = await self._body(headers, receive)
         except LearnbackError as error:
             await problem(error, instance=scope["path"])(scope, receive, send)
             return
@@ -182,8 +196,7 @@ class BodyLimits:
             return
         await self.app(scope, _replay(body, receive), send)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        headers = {k.lower(): v for k, v in scope["headers"]}
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self.max_bytes:
             raise TooLarge(f"The body may have {self.max_bytes} bytes, not {int(declared)}.")

@@ -8,12 +8,15 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from learnback.core import wire
 from learnback.core.bus import Consumer
+from learnback.core.http import problem_document
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +24,13 @@ DRAIN_S = 20.0
 """Longest wait for open requests and batches after SIGTERM; Kubernetes gives 30 by default."""
 
 
-def serve(app: FastAPI, host: str, port: int) -> None:
+def serve(app: FastAPI, host: str, port: int, head_timeout: timedelta) -> None:
     """Serve `app` until SIGTERM or SIGINT; open requests get `DRAIN_S` to finish."""
     uvicorn.run(
         app,
         host=host,
         port=port,
+        http=wire.protocol(head_timeout, problem_document),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=int(DRAIN_S),

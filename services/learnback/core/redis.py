@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
+from learnback.core.errors import Conflict
+
+OLDEST = 7
 CONNECT_TIMEOUT_S = 5.0
 SOCKET_TIMEOUT_S = 15.0
 """Longer than any blocking read (`Consumer.block`), so that a silent server is noticed."""
@@ -27,6 +31,19 @@ def connect(url: str) -> Redis:
         health_check_interval=30,
         retry=Retry(ExponentialBackoff(), 0),
     )
+
+
+async def check_server(redis: Redis) -> None:
+    """Raises Conflict unless the server is Redis 7 or newer, or Valkey (which began as Redis 7.2):
+    older ones can't tell how far a group is behind.
+    """
+    told: dict[str, Any] = await redis.info("server")
+    version = str(told.get("redis_version", "0"))
+    if int(version.partition(".")[0] or 0) < OLDEST:
+        raise Conflict(
+            f"The server is Redis {version}; Learnback needs Redis {OLDEST} or newer, or Valkey 8 "
+            "or newer. Upgrade it, or point LEARNBACK_REDIS_URL at another one."
+        )
 
 
 def _without_protocol(url: str) -> str:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -81,6 +81,9 @@ class CommonSettings(Settings):
     reward_engine_url: str = ""
     """Of a vLLM pooling engine (`learnback reward-engine`) for neural reward models; empty: they
     run in the process that needs one, if torch is installed there."""
+    reward_engine_key: SecretStr = SecretStr("")
+    """Bearer token that `learnback reward-engine` asks for, and that those who use it send; it must
+    have one as soon as it listens beyond loopback."""
     held_out_share: float = Field(HELD_OUT_SHARE, gt=0, lt=1)
     """Share of prompts kept out of training, for evaluation: retraining and release must agree."""
     log_format: str = "text"
@@ -89,6 +92,8 @@ class CommonSettings(Settings):
     """Python's level names."""
     require_keys: bool | None = None
     """Ask for API keys; None: as soon as a service listens beyond loopback."""
+    head_timeout: timedelta = Field(timedelta(seconds=10), gt=timedelta(0))
+    """Longest time for the headers of a request to our own HTTP APIs to arrive."""
 
     @property
     def ledger_url(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,8 @@ from learnback.core.errors import Conflict
 
 OWNER = f"{KEY_PREFIX}ledger"
 """The id of the ledger whose processes use these streams."""
+PAGE = 500
+"""Dead letters read at once."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ async def lags(redis: Redis) -> list[GroupLag]:
             infos = {_text(i["name"]): i for i in await redis.xinfo_groups(stream.key)}
         except ResponseError:  # the stream does not exist yet
             infos = {}
-        dead = await dead_letters(redis, stream)
+        dead = await _count_dead(redis, stream)
         unread = {"lag": await redis.xlen(stream.key)}  # a group that is not there yet
         for group in stream.groups:
             info = infos.get(group, unread)
@@ -58,7 +62,7 @@ async def lags(redis: Redis) -> list[GroupLag]:
                     group,
                     info.get("lag"),
                     int(info.get("pending", 0)),
-                    sum(letter.group == group for letter in dead),
+                    dead[group],
                 )
             )
     return found
@@ -89,9 +93,38 @@ async def memory(redis: Redis) -> tuple[int, int]:
     return int(told["used_memory"]), int(told["maxmemory"])
 
 
-async def dead_letters(redis: Redis, stream: Stream[Any], limit: int = 1000) -> list[DeadLetter]:
-    """The newest dead letters of a stream, newest first."""
-    entries: Any = await redis.xrevrange(stream.dead_key, count=limit)
+async def dead_letters(redis: Redis, stream: Stream[Any]) -> list[DeadLetter]:
+    """All dead letters of a stream, newest first."""
+    return [letter async for letter in _each_dead(redis, stream)]
+
+
+async def dead_letter(redis: Redis, stream: Stream[Any], letter_id: str) -> DeadLetter | None:
+    """One dead letter by its id; None if there is none."""
+    try:
+        entries: Any = await redis.xrange(stream.dead_key, letter_id, letter_id)
+    except ResponseError:  # no stream's id at all
+        return None
+    return _letters(stream, entries)[0] if entries else None
+
+
+async def _each_dead(redis: Redis, stream: Stream[Any]) -> AsyncIterator[DeadLetter]:
+    """Newest first, a page at a time."""
+    newest = "+"
+    while page := await redis.xrevrange(stream.dead_key, newest, count=PAGE):
+        for letter in _letters(stream, page):
+            yield letter
+        newest = f"({letter.id}"
+
+
+async def _count_dead(redis: Redis, stream: Stream[Any]) -> Counter[str]:
+    """Dead letters by group. Their bodies are only read where several groups share them."""
+    count = await redis.xlen(stream.dead_key)
+    if count and len(stream.groups) > 1:
+        return Counter([letter.group async for letter in _each_dead(redis, stream)])
+    return Counter({group: count for group in stream.groups})
+
+
+def _letters(stream: Stream[Any], entries: Any) -> list[DeadLetter]:
     return [
         DeadLetter(
             id=_text(entry_id),

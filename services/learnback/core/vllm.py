@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -27,6 +27,26 @@ class NoEngine(LearnbackError):
     code, title = "no_engine", "No engine"
 
 
+class OwnedArgument(LearnbackError):
+    """An argument for vLLM that we set ourselves."""
+
+    code, title = "owned_argument", "Argument is ours"
+
+
+def refuse_owned(arguments: Sequence[str], owned: Mapping[str, str]) -> None:
+    """Raise OwnedArgument for one of `owned`, which says what to use instead.
+
+    vLLM takes underscores for dashes, and any beginning of a name that is the only one.
+    """
+    for argument in arguments:
+        given = argument.partition("=")[0].replace("_", "-")
+        if not given.startswith("--") or given == "--":
+            continue
+        for name, instead in owned.items():
+            if name.startswith(given):
+                raise OwnedArgument(f"vLLM's {name} can't be given here; use {instead}.")
+
+
 def entry() -> str:
     """The module of vLLM's server; found without importing vLLM, which takes ten seconds."""
     found = importlib.util.find_spec("vllm")
@@ -37,7 +57,7 @@ def entry() -> str:
                 return module
     raise NoEngine(
         "vLLM is not installed. Install learnback[cpu] or learnback[gpu], "
-        "or name running engines: LEARNBACK_INFERENCE_ENGINE_URLS=http://..."
+        "or name running engines: learnback inference --engine-url http://..."
     )
 
 

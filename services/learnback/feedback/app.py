@@ -81,6 +81,7 @@ def create_app(
         http.BodyLimits,
         max_bytes=settings.max_body_bytes,
         max_seconds=settings.body_timeout.total_seconds(),
+        admit=partial(keyring.authenticate, required=require_keys),
     )
     return app
 
@@ -119,4 +120,4 @@ def main() -> None:
         require_keys=keys_required(common, settings.host),
         close=[redis.aclose, database.close],
     )
-    process.serve(app, settings.host, settings.port)
+    process.serve(app, settings.host, settings.port, common.head_timeout)

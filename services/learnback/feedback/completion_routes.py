@@ -82,7 +82,7 @@ async def get_completion(
 async def delete_completion(
     completion_id: CompletionPath, parts: ThePartsDep, caller: CallerDep
 ) -> answers.Deleted:
-    """Erase a completion and all feedback about it, for ever."""
+    """Erase a completion and all feedback about it from the ledger, for ever."""
     erased = await taking_back.erase(parts.database, caller.tenant, checked(completion_id))
     parts.relay.wake()
     return answers.Deleted(id=completion_id, feedback_erased=erased)

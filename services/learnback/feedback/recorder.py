@@ -47,22 +47,21 @@ async def join(
     connection: AsyncConnection, served: Sequence[CompletionServed]
 ) -> list[signals.Change]:
     """Decide on the feedback that waited for these completions; what was changed."""
-    waiting = await signals.pending_on(
-        connection, {c.id for c in served}, {c.session for c in served if c.session}
-    )
+    sessions = {name for c in served if (name := completions.stored_name(c.session))}
+    waiting = await signals.pending_on(connection, {c.id for c in served}, sessions)
     if not waiting:
         return []
     targets = await completions.targets(
         connection, [aim.completion_id for row in waiting for aim in aims(row.body)]
     )
-    sessions = await completions.known_sessions(
+    known_sessions = await completions.known_sessions(
         connection, [(row.tenant, row.session) for row in waiting if row.session]
     )
     changes: list[signals.Change] = []
     joined_at = (("joined_at", now()),)
     for row in waiting:
         known = [targets.get((row.tenant, aim.completion_id)) for aim in aims(row.body)]
-        session_known = (row.tenant, row.session) in sessions
+        session_known = (row.tenant, row.session) in known_sessions
         verdict = decide(row.body, known, session_known=session_known)
         if verdict.status is not FeedbackStatus.PENDING_TARGET:
             changes.append(signals.Change(row, verdict.status, verdict.reason, joined_at))

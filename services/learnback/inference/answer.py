@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 
 from learnback.contracts.models import Choice, Usage
@@ -16,13 +15,3 @@ class Answer:
     choices: tuple[Choice, ...] = ()
     usage: Usage = field(default_factory=Usage)
     failed: bool = False
-
-
-def finish(steps: Generator[None, None, Answer]) -> Answer:
-    """Run a parser to its end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            answer: Answer = done.value
-            return answer

@@ -13,7 +13,6 @@ from typing import Any, TypeVar, cast
 import msgspec
 from starlette.types import Receive
 
-from learnback.contracts.models import Endpoint
 from learnback.core.errors import BadRequest, Timeout, TooLarge, UnsupportedMediaType
 from learnback.core.http import json_depth, read_body
 
@@ -29,8 +28,15 @@ INTERNAL = (
     "ec_transfer_params",
     "routed_experts_prompt_start",
     "data_parallel_rank",
+    "rid",
+    "lora_path",
+    "routed_dp_rank",
+    "bootstrap_host",
+    "bootstrap_port",
+    "bootstrap_room",
 )
-"""Fields between engines and their routers: no client of ours may set them."""
+"""Fields between engines and their routers, of vLLM and of SGLang: no client of ours may set them,
+least of all the adapter that answers."""
 
 T = TypeVar("T")
 
@@ -159,17 +165,17 @@ def _check_metadata(metadata: dict[str, str]) -> None:
 def rewrite(
     fields: Fields,
     engine_model: str,
-    endpoint: Endpoint,
+    id_field: str | None,
     completion_id: str,
     without: Iterable[str] = (),
 ) -> bytes:
-    """The body for the engine: our `model`, no internal fields, none of `without`, and for
-    responses their id."""
+    """The body for the engine: our `model`, no internal fields, none of `without`, and the answer's
+    id where the engine takes it from there."""
     for name in (*INTERNAL, *without):
         fields.pop(name, None)
     fields["model"] = msgspec.Raw(msgspec.json.encode(engine_model))
-    if endpoint == "responses":  # vLLM takes their id from the body, the others' from a header
-        fields["request_id"] = msgspec.Raw(msgspec.json.encode(completion_id))
+    if id_field is not None:
+        fields[id_field] = msgspec.Raw(msgspec.json.encode(completion_id))
     return msgspec.json.encode(fields)
 
 
@@ -182,6 +188,7 @@ OURS = frozenset(
         b"x-request-id",
         b"x-data-parallel-rank",
         b"x-learnback-compare",
+        b"x-learnback-as-tenant",
     )
 )
 """Headers that we answer for: the engine gets ours, or none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -12,14 +11,14 @@ import msgspec
 from learnback.contracts.messages import CompletionServed
 from learnback.contracts.models import Choice, CompletionEnd, Timings
 from learnback.inference.answer import Answer
-from learnback.inference.parse import parse_steps
+from learnback.inference.parse import parse
 from learnback.inference.prompt_messages import messages_of, parameters_of
 from learnback.inference.served import Served
 
 
-async def completion_of(served: Served) -> CompletionServed:
-    """Parse and describe a request. Lets others run in between; errors hold no content."""
-    answer = await _answer_of(served) if served.status < 400 else Answer()
+def completion_of(served: Served) -> CompletionServed:
+    """Parse and describe a request; errors hold no content."""
+    answer = _answer_of(served) if served.status < 400 else Answer()
     kept = served.stored and served.status < 400
     request = _request_of(served.request) if kept else {}
     failed = answer.failed and served.end is CompletionEnd.COMPLETE
@@ -51,15 +50,8 @@ async def completion_of(served: Served) -> CompletionServed:
     )
 
 
-async def _answer_of(served: Served) -> Answer:
-    steps = parse_steps(served.endpoint, b"".join(served.answer), streamed=served.event_stream)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            answer: Answer = done.value
-            return answer
-        await asyncio.sleep(0)
+def _answer_of(served: Served) -> Answer:
+    return parse(served.endpoint, b"".join(served.answer), streamed=served.event_stream)
 
 
 def _request_of(body: bytes) -> dict[str, Any]:

@@ -28,6 +28,11 @@ class MethodNotAllowed(LearnbackError):
     code, title = "method_not_allowed", "Method not allowed"
 
 
+def openai_document(error: LearnbackError) -> tuple[str, bytes]:
+    """An error of a request that the app never saw: content type and body."""
+    return "application/json", openai_error(error)
+
+
 TYPES = {
     401: "authentication_error",
     403: "permission_error",

@@ -13,21 +13,27 @@ from learnback.inference.body import Headers
 LAST_EVENTS = (b"data: [DONE]\n\n", b"[DONE]\r\n\r\n")
 """How a stream of chat completions or completions ends; all that follows is the end of HTTP."""
 LAST_RESPONSE_EVENT = b"event: response.completed\n"
+COMPLETION_ID = b"x-learnback-completion-id"
+CLIENT_LEFT = 499
+"""Stands for the status of a request whose client left before there was one, as in nginx."""
 
 
 class Exchange:
     """Stands between the server and the engine for one request.
 
-    It keeps references to the body's pieces; nothing is copied, held back or parsed. `on_last` is
-    called once, before the piece is sent that the client takes for the answer's last.
+    It keeps references to the body's pieces; none is copied, held back or parsed. `on_last` is
+    called once, before the piece is sent that the client takes for the answer's last. The answer's
+    start waits for its first piece, which shows whether the engine took the id that it was given.
     """
 
     __slots__ = (
         "_body",
         "_headers",
+        "_id",
         "_on_last",
         "_receive",
         "_send",
+        "_start",
         "answer",
         "complete",
         "created_at",
@@ -46,12 +52,15 @@ class Exchange:
         receive: Receive,
         send: Send,
         on_last: Callable[[Exchange], None],
+        completion_id: str,
     ) -> None:
         self._body: bytes | None = body
         self._headers = headers
         self._receive = receive
         self._send = send
         self._on_last = on_last
+        self._id = completion_id.encode()
+        self._start: Message | None = None
         self.created_at = time()
         self.started = perf_counter()
         self.first_byte: float | None = None
@@ -75,10 +84,15 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """Pass a piece of the answer on."""
+        if message["type"] == "http.response.start":
+            self._begin(message)
+            return
         if message["type"] != "http.response.body":
-            await self._send(self._begun(message))
+            await self._send(message)
             return
         body = message.get("body", b"")
+        if self._start is not None:
+            await self.begin(body)
         if self.first_byte is None:
             self.first_byte = perf_counter()
         kept = bool(body) and not self.disconnected and not self.complete
@@ -94,12 +108,20 @@ class Exchange:
                 del self.answer[len(self.answer) - kept :]
             raise
 
-    def _begun(self, message: Message) -> Message:
-        """The message as the client gets it; the answer's start carries our headers."""
-        if message["type"] != "http.response.start":
-            return message
+    async def begin(self, piece: bytes = b"") -> None:
+        """Send the start, if it is held; its headers give the answer's id where that is certain."""
+        start, self._start = self._start, None
+        if start is None:
+            return
+        if self.status >= 400 or _bears(piece, self._id):
+            start["headers"].append((COMPLETION_ID, self._id))
+        await self._send(start)
+
+    def _begin(self, message: Message) -> None:
+        """Hold the answer's start, with our headers."""
         self.status = message["status"]
-        return {**message, "headers": self._response_headers(message.get("headers", ()))}
+        headers = self._response_headers(message.get("headers", ()))
+        self._start = {**message, "headers": headers}
 
     def _complete(self) -> None:
         if self.complete or self.disconnected:
@@ -114,6 +136,11 @@ class Exchange:
             if name.lower() == b"content-type":
                 self.event_stream = value.lower().startswith(b"text/event-stream")
         return kept + self._headers
+
+    @property
+    def outcome(self) -> int:
+        """The status, or what stands for one that was never sent."""
+        return self.status or (CLIENT_LEFT if self.disconnected else 500)
 
     def leave(self) -> None:
         """The client left before it was given the answer."""
@@ -141,6 +168,11 @@ class Exchange:
     def duration_s(self) -> float:
         """Seconds to the last byte, or to the end of whatever happened instead."""
         return (self.ended or perf_counter()) - self.started
+
+
+def _bears(piece: bytes, completion_id: bytes) -> bool:
+    """Whether an answer that begins so has this id."""
+    return b'"id":"%b"' % completion_id in piece or b'"id": "%b"' % completion_id in piece
 
 
 def _is_last_event(piece: bytes) -> bool:

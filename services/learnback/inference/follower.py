@@ -1,9 +1,9 @@
-"""Keeps this replica on the release: knows the versions, loads their files, switches when it can.
+"""Keeps this replica on the release: knows the versions, has their files loaded, switches when it
+can.
 
 The registry is the truth; a message on the stream only says "look now". A version that is not
 ready here never replaces one that is, and all replicas move to a new stable version together. The
-stable version before stays loaded, so that going back takes seconds. What nobody uses any more is
-unloaded, after its last answer has ended.
+stable version before stays loaded, so that going back takes seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +25,8 @@ from learnback.core.errors import LearnbackError
 from learnback.inference import library, metrics
 from learnback.inference.banks import Banks
 from learnback.inference.errors import ModelNotFound, VersionUnavailable
-from learnback.inference.library import Artifact, Base
+from learnback.inference.files import Files
+from learnback.inference.library import Base
 from learnback.inference.loaders import Loader
 from learnback.inference.presence import Presence
 from learnback.inference.routing import Assignment, Servable, Snapshot, advance, ready, route
@@ -41,8 +41,6 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.2
 """Unknown names make us read the registry at most this often; whoever asks waits for it."""
-FAILURE_S = 5.0
-"""How long a failure to load is remembered before the next attempt."""
 WAITING_S = 0.5
 """How often the others are looked at while a version that is ready here waits for them."""
 
@@ -62,8 +60,6 @@ class Follower:
         refresh: timedelta = timedelta(seconds=3),
     ) -> None:
         self.database = database
-        self.artifacts = artifacts
-        self.cache = cache
         self.loader = loader
         self.base = base
         self.banks = Banks(database)
@@ -79,10 +75,7 @@ class Follower:
         self._release: Release | None = None
         self._earlier: tuple[int, list[str]] = (-1, [])
         self._fallback: str | None = None
-        self._files: Mapping[str, Artifact] = {}
-        self._loading: dict[str, asyncio.Task[None]] = {}
-        self._unloading: dict[str, asyncio.Task[None]] = {}
-        self._failures: dict[str, tuple[float, str]] = {}
+        self.files = Files(artifacts, cache, loader, self.banks, self.uses, arrived=self._arrived)
         self._registered = False
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
@@ -106,8 +99,7 @@ class Follower:
                 except TimeoutError:
                     continue
         finally:
-            for task in (*self._loading.values(), *self._unloading.values()):
-                task.cancel()
+            self.files.close()
             await self.presence.leave(self.database)
 
     async def listen(self, redis: Redis) -> None:
@@ -136,14 +128,14 @@ class Follower:
             metrics.READ_AT.set_to_current_time()
             self._release = release
             self._fallback = library.fallback(self._earlier[1], rows)
-            self._files = {row.name: found for row in rows if (found := library.artifact_of(row))}
             self.snapshot = replace(self.snapshot, versions=library.servables(rows, self.base))
+            self.files.know(library.artifacts_of(rows), self.snapshot.versions)
             await self._forget_lost()
             self._switch()
             await self._keep_banks()
         for name in self._wanted():
-            if name not in self.snapshot.ready and not self._failed_lately(name):
-                self._start_loading(name)
+            if name not in self.snapshot.ready and not self.files.failed_lately(name):
+                self.files.start_loading(name)
 
     async def assign(self, model: str, subject: str) -> Assignment:
         """The version for a request, loaded. Raises ModelNotFound or VersionUnavailable."""
@@ -277,46 +269,11 @@ class Follower:
         versions = [self.snapshot.versions.get(name or "") for name in names]
         return [n for v in versions if v is not None and v.problem is None for n in v.needs]
 
-    def _start_loading(self, name: str) -> asyncio.Task[None]:
-        """The load that runs, or a new one."""
-        task = self._loading.get(name)
-        if task is None:
-            task = asyncio.create_task(self._load(name), name=f"load {name}")
-            self._loading[name] = task
-            task.add_done_callback(lambda _: self._loading.pop(name, None))
-        return task
-
-    async def _load(self, name: str) -> None:
-        """Fetch, verify and load a version's files; a failure is remembered and logged."""
-        try:
-            if name in self._unloading:
-                await asyncio.wait([self._unloading[name]])
-            artifact = self._files.get(name)
-            if artifact is None:
-                raise VersionUnavailable(f"The registry names no files for {name!r}.")
-            folder = await library.fetch(self.artifacts, artifact, self.cache)
-            await self._take(artifact, folder)
-        except LearnbackError as error:
-            self._fail(name, error.detail)
-        except Exception as error:  # the engine's own app may raise anything
-            log.exception("loading %s", name)
-            self._fail(name, f"{type(error).__name__}: {error}")
-        else:
-            self._failures.pop(name, None)
-            self.uses.touch(name)
-            self.snapshot = replace(self.snapshot, ready=self.snapshot.ready | {name})
-            self._switch()
-            self._wake.set()  # the others want to know
-
-    async def _take(self, artifact: Artifact, folder: Path) -> None:
-        """Hand verified files to whoever works with them; an adapter is warmed as well."""
-        if artifact.kind is not VersionKind.PROMPT:
-            await self.loader.load(artifact.name, folder)
-            return
-        version = self.snapshot.versions.get(artifact.name)
-        if version is None or version.strategy is None:
-            raise VersionUnavailable(self._why_not(artifact.name), field="model")
-        await self.banks.open(artifact.name, version.strategy, folder)
+    def _arrived(self, name: str) -> None:
+        """A version's files are loaded."""
+        self.snapshot = replace(self.snapshot, ready=self.snapshot.ready | {name})
+        self._switch()
+        self._wake.set()  # the others want to know
 
     def _unload_idle(self) -> None:
         """Let go of files that the release does not need and that answer nobody."""
@@ -325,38 +282,12 @@ class Follower:
         kept = {*self._wanted(), *(name for v in shown if v is not None for name in v.needs)}
         for name in self.uses.idle(snapshot.ready - kept):
             self.snapshot = replace(self.snapshot, ready=self.snapshot.ready - {name})
-            task = asyncio.create_task(self._unload(name), name=f"unload {name}")
-            self._unloading[name] = task
-            task.add_done_callback(lambda _, name=name: self._unloading.pop(name, None))  # type: ignore[misc]
-
-    async def _unload(self, name: str) -> None:
-        """Whoever asks for it from now on waits, and has it loaded again."""
-        try:
-            if name in self.banks:
-                self.banks.forget(name)
-            else:
-                await self.loader.unload(name)
-        except LearnbackError as error:
-            log.warning("the engine keeps %s: %s", name, error.detail)
-        except Exception:  # the engine's own app may raise anything
-            log.exception("unloading %s", name)
-        else:
-            log.info("unloaded %s: nobody uses it", name)
-        self.uses.forget(name)
-
-    def _fail(self, name: str, reason: str) -> None:
-        self._failures[name] = (time.monotonic(), reason)
-        metrics.LOAD_FAILURES.inc()
-        log.error("%s is not served: %s", name, reason)
-
-    def _failed_lately(self, name: str) -> bool:
-        failure = self._failures.get(name)
-        return failure is not None and time.monotonic() - failure[0] < FAILURE_S
+            self.files.start_unloading(name)
 
     async def _ensure(self, name: str) -> None:
         """Have a version's files loaded now. Raises VersionUnavailable."""
-        if not self._failed_lately(name):
-            await asyncio.shield(self._start_loading(name))
+        if not self.files.failed_lately(name):
+            await asyncio.shield(self.files.start_loading(name))
         if name not in self.snapshot.ready:
             raise VersionUnavailable(self._why_not(name), field="model")
 
@@ -365,7 +296,7 @@ class Follower:
         version = self.snapshot.versions.get(name or "")
         if version is None or version.problem is not None or ready(self.snapshot, name):
             return False
-        return self._failures.keys().isdisjoint(version.needs)
+        return not any(map(self.files.problem, version.needs))
 
     def _why_not(self, name: str | None) -> str:
         version = self.snapshot.versions.get(name or "")
@@ -376,7 +307,7 @@ class Follower:
             )
         if version.problem is not None:
             return version.problem
-        failures = [self._failures[need][1] for need in version.needs if need in self._failures]
+        failures = [why for need in version.needs if (why := self.files.problem(need))]
         if not failures and ready(self.snapshot, name):
             return "other replicas are loading it"
         return failures[0] if failures else "it is being loaded"

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.models import VersionKind, VersionState
 from learnback.core.errors import LearnbackError
+from learnback.inference.dialects import VLLM, Dialect
 from learnback.inference.errors import VersionUnavailable
 from learnback.inference.routing import Servable
 from learnback.ledger.tables import model_versions
@@ -35,6 +36,11 @@ class Base:
     digest: str
     engine_model: str
     """The model name under which the engine knows it."""
+    dialect: Dialect = VLLM
+
+    def engine_adapter(self, name: str) -> str:
+        """The model name under which the engine answers for an adapter."""
+        return self.dialect.adapter_model.format(base=self.engine_model, adapter=name)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,11 @@ def artifact_of(row: Row[Any]) -> Artifact | None:
     return Artifact(row.name, row.artifact, row.artifact_digest, kind)
 
 
+def artifacts_of(rows: Iterable[Row[Any]]) -> dict[str, Artifact]:
+    """The files of all versions that have some here."""
+    return {row.name: found for row in rows if (found := artifact_of(row))}
+
+
 def servables(rows: Iterable[Row[Any]], base: Base) -> dict[str, Servable]:
     """The versions as routing sees them."""
     by_name = {row.name: row for row in rows}
@@ -103,7 +114,12 @@ def _servable(row: Row[Any], by_name: dict[str, Row[Any]], base: Base) -> Servab
     if kind is VersionKind.ADAPTER:
         missing = None if artifact_of(row) else "the registry names no files for it"
         return Servable(
-            row.name, kind, row.name, needs=(row.name,), problem=missing, created=created
+            row.name,
+            kind,
+            base.engine_adapter(row.name),
+            needs=(row.name,),
+            problem=missing,
+            created=created,
         )
     adapter = row.parent if _is_adapter(by_name.get(row.parent or "")) else None
     problem = _problem_of_prompt(row, by_name)
@@ -112,7 +128,7 @@ def _servable(row: Row[Any], by_name: dict[str, Row[Any]], base: Base) -> Servab
     return Servable(
         row.name,
         kind,
-        adapter or base.engine_model,
+        base.engine_adapter(adapter) if adapter else base.engine_model,
         needs=tuple(name for name in (adapter, bank) if name),
         strategy=strategy,
         problem=problem,

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from starlette.types import ASGIApp, Message
 
 from learnback.core.errors import LearnbackError, Unavailable
+from learnback.inference.dialects import Dialect, dialect_of
 from learnback.inference.errors import VersionUnavailable
 from learnback.inference.upstream import Engine
 from learnback.inference.upstream_connection import Headers, Request
@@ -139,20 +140,24 @@ class HttpLoader:
 
     def __init__(self, urls: Sequence[str], key: str = "") -> None:
         self.engines = [Engine(url) for url in urls]
+        self._dialect: Dialect | None = None
         self._headers: Headers = [(b"content-type", b"application/json")]
         if key:
             self._headers.append((b"authorization", b"Bearer " + key.encode()))
 
     async def load(self, name: str, folder: Path) -> None:
-        """`POST /v1/load_lora_adapter` to every engine that lacks the adapter."""
+        """Have every engine that lacks the adapter load it by its path."""
         body = json.dumps({"lora_name": name, "lora_path": str(folder.absolute())}).encode()
         for engine in self.engines:
-            if name in await self._models(engine):
+            cards = await self._cards(engine)
+            if any(card["id"] == name for card in cards):
                 continue
-            request = Request("POST", b"/v1/load_lora_adapter", self._headers, body)
+            dialect = dialect_of(cards)
+            request = Request("POST", dialect.load_path, self._headers, body)
             status, answer = await engine.fetch(request, LOAD_S)
             if status != 200 and name not in await self._models(engine):  # or a rival was faster
-                raise VersionUnavailable(_refusal(engine.url, name, status, answer), field="model")
+                reason = _refusal(engine.url, dialect, name, status, answer)
+                raise VersionUnavailable(reason, field="model")
 
     async def unload(self, name: str) -> None:
         """Nothing: other proxies may stand before the same engines and use it. What an engine has
@@ -182,12 +187,12 @@ class HttpLoader:
         known = [tokens for tokens in found if tokens is not None]
         return min(known) if len(known) == len(found) else None
 
-    async def base_model(self) -> str:
-        """The name of the first engine's first model, which is its base."""
-        names = await self._models(self.engines[0])
-        if not names:
+    async def base_model(self) -> tuple[str, Dialect]:
+        """The name of the first engine's first model, its base, and how it is spoken to."""
+        cards = await self._cards(self.engines[0])
+        if not cards:
             raise Unavailable(f"{self.engines[0].url}/v1/models names no model.")
-        return names[0]
+        return cards[0]["id"], dialect_of(cards)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -196,11 +201,23 @@ class HttpLoader:
 
     async def _models(self, engine: Engine) -> list[str]:
         """The names that an engine answers to, its base first."""
+        return [card["id"] for card in await self._cards(engine)]
+
+    async def _cards(self, engine: Engine) -> list[dict[str, Any]]:
+        """An engine's list of models, its base first."""
         status, answer = await engine.fetch(Request("GET", b"/v1/models", self._headers), ASK_S)
         try:
-            return [str(model["id"]) for model in json.loads(answer)["data"]]
+            cards = [dict(model, id=str(model["id"])) for model in json.loads(answer)["data"]]
         except (ValueError, LookupError, TypeError):
             raise Unavailable(f"{engine.url}/v1/models answered {status} without models.") from None
+        found = dialect_of(cards)
+        self._dialect = self._dialect or found
+        if found is not self._dialect:
+            raise Unavailable(
+                f"The engine at {engine.url} is {found.name}, another one {self._dialect.name}: "
+                "all engines behind one proxy must be of one kind."
+            )
+        return cards
 
 
 def _context(answer: bytes) -> int | None:
@@ -215,17 +232,18 @@ def _context(answer: bytes) -> int | None:
 def _reason(status: int, answer: bytes) -> str:
     """The engine's own words, where there are any."""
     try:
-        return str(json.loads(answer)["error"]["message"])
+        said = json.loads(answer)
+        return str(said["error_message"] if "error_message" in said else said["error"]["message"])
     except (ValueError, LookupError, TypeError):
         return f"status {status}: {answer[:200].decode(errors='replace')}"
 
 
-def _refusal(url: str, name: str, status: int, answer: bytes) -> str:
+def _refusal(url: str, dialect: Dialect, name: str, status: int, answer: bytes) -> str:
     """Why an engine did not load an adapter, and what to do."""
     if status in {404, 405, 501} and b'"error"' not in answer:  # the route, not the adapter
         return (
-            f"The engine at {url} can't load adapters: it has no /v1/load_lora_adapter. Start "
-            "vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."
+            f"The engine at {url} can't load adapters: it has no {dialect.load_path.decode()}. "
+            f"{dialect.advice}"
         )
     if status in {401, 403}:
         return (

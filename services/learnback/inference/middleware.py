@@ -20,9 +20,10 @@ from learnback.core.ids import uuid7
 from learnback.inference import body as bodies
 from learnback.inference import metrics, pages
 from learnback.inference.compare import COMPARE, answer_both, pair_of
+from learnback.inference.compare_streams import stream_both
 from learnback.inference.exchange import Exchange
 from learnback.inference.mirror import Mirror
-from learnback.inference.prepare import Asked, Prepared, prepare
+from learnback.inference.prepare import Asked, Prepared, prepare, whose_examples
 from learnback.inference.recording import measure, record
 from learnback.inference.routing import subject_of
 from learnback.inference.services import Services, inside_vllm
@@ -106,8 +107,9 @@ class LearnbackMiddleware:
         pair = pair_of(self._opened(), prepared) if prepared.asked.compares else None
         if pair is None:
             await self._serve(scope, receive, send, prepared)
-        else:
-            await answer_both(self.app, self._opened(), pair, scope, receive, send)
+            return
+        answer = stream_both if prepared.asked.peeked.stream else answer_both
+        await answer(self.app, self._opened(), pair, scope, receive, send)
 
     def _opened(self) -> Services:
         if self._services is None:
@@ -135,19 +137,21 @@ class LearnbackMiddleware:
             principal.tenant, peeked.safety_identifier, peeked.user, principal.key_id
         )
         assignment = await services.follower.assign(peeked.model, subject or request_id)
-        compares = ours.get(COMPARE) == b"1"
-        asked = Asked(endpoint, original, peeked, kept, principal, subject, compares)
+        compares, examples_of = ours.get(COMPARE) == b"1", whose_examples(principal, peeked, ours)
+        asked = Asked(endpoint, original, peeked, kept, principal, subject, examples_of, compares)
         return prepare(services, asked, fields, assignment, request_id)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, prepared: Prepared) -> None:
         """Let the engine answer; whatever happens to it, the exchange is recorded."""
         services = self._opened()
-        headers = _response_headers(prepared, honest_id=not services.recorder.ids_differ)
+        headers = _response_headers(prepared)
 
         def on_last(exchange: Exchange) -> None:
             record(services, prepared, exchange)
 
-        exchange = Exchange(prepared.rewritten, headers, receive, send, on_last)
+        exchange = Exchange(
+            prepared.rewritten, headers, receive, send, on_last, prepared.completion_id
+        )
         needs, uses = prepared.assignment.version.needs, services.follower.uses
         for name in needs:
             uses.begin(name)
@@ -161,6 +165,7 @@ class LearnbackMiddleware:
             measure(prepared, exchange)
             if services.follower.snapshot.mirror and self._mirror is not None:
                 self._mirror.offer(scope, prepared, exchange)
+            await exchange.begin()  # of an answer that ended before its first piece
 
 
 def _passes(scope: Scope) -> bool:
@@ -173,13 +178,10 @@ def _passes(scope: Scope) -> bool:
     return any(name == b"access-control-request-method" for name, _ in scope["headers"])
 
 
-def _response_headers(prepared: Prepared, *, honest_id: bool) -> bodies.Headers:
-    """Headers that say who answered; the id only while the engine gives the id that we ask for."""
-    headers = [
+def _response_headers(prepared: Prepared) -> bodies.Headers:
+    """Headers that say who answered."""
+    return [
         (b"x-request-id", prepared.request_id.encode()),
         (b"x-learnback-version", prepared.assignment.version.name.encode("latin-1", "replace")),
         (b"x-learnback-track", prepared.assignment.track.value.encode()),
     ]
-    if honest_id:
-        headers.append((b"x-learnback-completion-id", prepared.completion_id.encode()))
-    return headers

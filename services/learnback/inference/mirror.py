@@ -10,6 +10,7 @@ import asyncio
 import logging
 from types import TracebackType
 
+import msgspec
 from starlette.types import ASGIApp, Scope
 
 from learnback.contracts.models import CompletionEnd, Track
@@ -18,7 +19,7 @@ from learnback.inference import body as bodies
 from learnback.inference import metrics
 from learnback.inference.aside import aside
 from learnback.inference.exchange import Exchange
-from learnback.inference.prepare import Prepared, prepare
+from learnback.inference.prepare import Asked, Prepared, prepare
 from learnback.inference.recording import is_stored, record
 from learnback.inference.routing import Assignment, position
 from learnback.inference.services import Services
@@ -29,8 +30,8 @@ AT_ONCE = 4
 """Copies that run at the same time: an engine's batch hardly notices so few."""
 LONGEST_S = 600.0
 """A copy that takes longer is given up; it counts as failed."""
-COPIED = frozenset(("chat.completions", "completions"))
-"""Responses are left out: engines keep them under an id that later requests may name."""
+KEPT = ("previous_response_id", "conversation", "background")
+"""Fields of a response that hangs on what one engine keeps: a copy would not find it there."""
 ENDS = frozenset((CompletionEnd.COMPLETE, CompletionEnd.ENGINE_ERROR))
 """Of answers that were refused, or that the person left, nothing could be compared."""
 
@@ -78,18 +79,20 @@ class Mirror:
         asked = prepared.asked
         if candidate is None or prepared.assignment.track is not Track.STABLE:
             return None
-        if asked.endpoint not in COPIED or exchange.end not in ENDS:
+        if exchange.end not in ENDS:
             return None
         who = asked.subject or prepared.request_id
         if position(who, f"mirror\0{candidate.name}") >= snapshot.mirror:
             return None
-        if not is_stored(self.services, prepared):
+        if not is_stored(self.services, prepared) or _hangs_on_an_engine(asked):
             return None
         return Assignment(candidate, Track.MIRRORED, min(1.0, snapshot.mirror))
 
     async def _copy(self, scope: Scope, prepared: Prepared, assignment: Assignment) -> None:
         try:
             _, fields = bodies.peek(prepared.asked.body)
+            if prepared.asked.endpoint == "responses":  # no engine keeps what nobody may ask for
+                fields["store"] = msgspec.Raw(b"false")
             copy = prepare(
                 self.services,
                 prepared.asked,
@@ -106,3 +109,11 @@ class Mirror:
         record(self.services, copy, exchange)
         well = exchange.end is CompletionEnd.COMPLETE
         metrics.MIRRORED.labels("answered" if well else "failed").inc()
+
+
+def _hangs_on_an_engine(asked: Asked) -> bool:
+    """Whether it is a response to what an engine keeps, or one that it shall keep."""
+    if asked.endpoint != "responses":
+        return False
+    _, fields = bodies.peek(asked.body)
+    return any(bytes(fields.get(name, b"null")) not in {b"null", b"false"} for name in KEPT)

@@ -85,7 +85,9 @@ def document() -> dict[str, Any]:
             "/v1/chat/completions": {
                 "post": {**_post("Answer a chat", chat, "messages"), "parameters": [COMPARE]}
             },
-            "/v1/completions": {"post": _post("Continue a text", text, "prompt")},
+            "/v1/completions": {
+                "post": {**_post("Continue a text", text, "prompt"), "parameters": [COMPARE]}
+            },
             "/v1/responses": {"post": _post("Create a response", respond, "input")},
             "/v1/models": {"get": _get("The models that can be asked for")},
             "/healthz": {"get": _get("Alive", "text/plain")},

@@ -1,12 +1,7 @@
-"""Turn what an engine sent into choices and usage. Pure, and never raises on torn bytes.
-
-The parsers are generators that pause every `PAUSE_EVENTS` events, so that a long stream does not
-hold up the loop on which answers are streaming.
-"""
+"""Turn what an engine sent into choices and usage. Pure, and never raises on torn bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +9,8 @@ import msgspec
 
 from learnback.contracts.models import Choice, Endpoint, ToolCall, Usage
 from learnback.inference import parse_responses
-from learnback.inference.answer import Answer, finish
+from learnback.inference.answer import Answer
 from learnback.inference.sse import event_data
-
-PAUSE_EVENTS = 256
-"""About 0.5 ms of parsing."""
 
 
 class _Function(msgspec.Struct):
@@ -90,21 +82,14 @@ class _Building:
 
 
 def parse(endpoint: Endpoint, raw: bytes, *, streamed: bool) -> Answer:
-    """The answer in `raw`, in one go."""
-    return finish(parse_steps(endpoint, raw, streamed=streamed))
-
-
-def parse_steps(endpoint: Endpoint, raw: bytes, *, streamed: bool) -> Generator[None, None, Answer]:
-    """The answer in `raw`; pauses now and then on the way."""
+    """The answer in `raw`; about 2 us for each event of a stream."""
     documents = event_data(raw) if streamed else [raw]
     if endpoint == "responses":
         collector: _Collector | parse_responses.Collector = parse_responses.Collector(streamed)
     else:
         collector = _Collector()
-    for number, document in enumerate(documents, 1):
+    for document in documents:
         collector.add(document)
-        if number % PAUSE_EVENTS == 0:
-            yield
     return collector.answer()
 
 

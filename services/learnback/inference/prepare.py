@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
-from learnback.contracts.models import Endpoint, VersionKind
+from learnback.contracts.models import Endpoint, Scope, VersionKind
 from learnback.core.errors import BadRequest
 from learnback.inference import body as bodies
 from learnback.inference import prompts
 from learnback.inference.examples import Applied
 from learnback.inference.routing import Assignment
 from learnback.inference.services import Services
-from learnback.ledger.keys import Principal
+from learnback.ledger.keys import Principal, require_scope
 
+AS_TENANT = b"x-learnback-as-tenant"
 ID_PREFIX: dict[Endpoint, str] = {
     "chat.completions": "chatcmpl-",
     "completions": "cmpl-",
@@ -36,8 +38,25 @@ class Asked:
     """Those that go on to the engine."""
     principal: Principal
     subject: str | None
+    examples_of: str
+    """The tenant whose examples a prompt strategy shows."""
     compares: bool = False
     """They want two answers side by side, if there are two versions."""
+
+
+def whose_examples(principal: Principal, peeked: bodies.Peek, ours: Mapping[bytes, bytes]) -> str:
+    """The tenant whose examples go with a request: the caller's, or the one that it names.
+
+    Naming another takes the scope `evaluate`, and `store: false`: what an answer takes from one
+    tenant's examples is kept among no other's answers. Raises Forbidden or BadRequest.
+    """
+    named = ours.get(AS_TENANT)
+    if named is None or named.decode("latin-1") == principal.tenant:
+        return principal.tenant
+    require_scope(principal, Scope.EVALUATE)
+    if peeked.store is not False:
+        raise BadRequest("Who asks as another tenant says `store: false`.", field="store")
+    return named.decode("latin-1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +95,7 @@ def prepare(
     rewritten = bodies.rewrite(
         fields,
         assignment.version.engine_model,
-        asked.endpoint,
+        _id_field(services, asked),
         completion_id,
         services.settings.drop_fields,
     )
@@ -91,6 +110,14 @@ def prepare(
         pair=pair,
         place=place,
     )
+
+
+def _id_field(services: Services, asked: Asked) -> str | None:
+    """The body's field in which the engine takes the answer's id; None: a header says it."""
+    if asked.endpoint == "responses":
+        return "request_id"
+    one_chat = asked.endpoint == "chat.completions" and asked.peeked.n in {None, 1}
+    return services.follower.base.dialect.id_field if one_chat else None
 
 
 def _salt(version: str, given: msgspec.Raw | None) -> msgspec.Raw:
@@ -111,9 +138,9 @@ def _apply_strategy(
     if version.strategy is None:
         return None
     prompter = follower.banks.prompter(version.name, version.strategy)
-    tenant = asked.principal.tenant
+    tenant, context = asked.examples_of, follower.context
     try:
-        applied = prompts.apply(prompter, asked.endpoint, fields, tenant, follower.context)
+        applied = prompts.apply(prompter, asked.endpoint, fields, tenant, context)
     except msgspec.DecodeError as error:
         raise BadRequest(f"The body is not JSON: {error}.") from None
     for name, value in applied.changed.items():

@@ -26,7 +26,7 @@ def record(services: Services, prepared: Prepared, exchange: Exchange) -> None:
 def measure(prepared: Prepared, exchange: Exchange) -> None:
     """Count an answer that a person asked for."""
     endpoint, track = prepared.asked.endpoint, prepared.assignment.track.value
-    metrics.requests(endpoint, track, exchange.status).inc()
+    metrics.requests(endpoint, track, exchange.outcome).inc()
     metrics.duration(endpoint, track).observe(exchange.duration_s)
     if exchange.first_byte_s is not None:
         metrics.first_byte(endpoint, track).observe(exchange.first_byte_s)
@@ -62,7 +62,7 @@ def _served(services: Services, prepared: Prepared, exchange: Exchange) -> Serve
         event_stream=exchange.event_stream,
         streamed=bool(asked.peeked.stream),
         stored=is_stored(services, prepared),
-        status=exchange.status or 500,
+        status=exchange.outcome,
         end=exchange.end,
         subject=asked.subject,
         session=metadata.get("session_id"),

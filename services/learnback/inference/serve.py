@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from learnback.core import logging as core_logging
 from learnback.core import vllm
@@ -20,6 +21,20 @@ from learnback.registry.store import version_name
 
 MIDDLEWARE = "learnback.inference.middleware.LearnbackMiddleware"
 PLUGIN = "learnback"
+OWNED = {
+    "--host": "LEARNBACK_INFERENCE_HOST",
+    "--port": "LEARNBACK_INFERENCE_PORT",
+    "--uds": "LEARNBACK_INFERENCE_HOST and LEARNBACK_INFERENCE_PORT",
+    "--middleware": "a proxy before this server",
+    "--api-key": "`learnback keys create`",
+    "--model": "LEARNBACK_MODEL",
+    "--served-model-name": "LEARNBACK_INFERENCE_PUBLIC_NAME",
+    "--max-lora-rank": "LEARNBACK_INFERENCE_MAX_LORA_RANK",
+    "--max-loras": "LEARNBACK_INFERENCE_MAX_LORAS",
+    "--shutdown-timeout": "LEARNBACK_INFERENCE_DRAIN",
+}
+"""What an operator may not give to vLLM past our settings, and what to use instead: whether keys
+are asked for goes by the host, and adapters by the names."""
 
 
 class NoModel(LearnbackError):
@@ -28,12 +43,20 @@ class NoModel(LearnbackError):
     code, title = "no_model", "No model"
 
 
-def main() -> None:
-    """Serve until SIGTERM; settings from the environment."""
-    common, settings = CommonSettings(), InferenceSettings()
+class BadEngineUrl(LearnbackError):
+    """What names an engine is no URL."""
+
+    code, title = "bad_engine_url", "Bad engine URL"
+
+
+def main(engine_urls: Sequence[str] = ()) -> None:
+    """Serve until SIGTERM; settings from the environment, `engine_urls` before theirs."""
+    common = CommonSettings()
+    given = {"engine_urls": ",".join(engine_urls)} if engine_urls else {}
+    settings = InferenceSettings.model_validate(given)
     core_logging.configure("inference", level=common.log_level, format=common.log_format)
     if settings.engine_urls:
-        _serve_proxy(settings)
+        _serve_proxy(common, settings)
         return
     if not common.model:
         raise NoModel("Say which model to serve: LEARNBACK_MODEL=<folder or hub name>.")
@@ -44,18 +67,24 @@ def main() -> None:
     os.execve(sys.executable, command, environment)  # no shell wanted
 
 
-def _serve_proxy(settings: InferenceSettings) -> None:
+def _serve_proxy(common: CommonSettings, settings: InferenceSettings) -> None:
     import uvicorn
 
+    from learnback.core import wire
+    from learnback.inference.errors import openai_document
     from learnback.inference.middleware import LearnbackMiddleware
     from learnback.inference.proxy import create_app
     from learnback.inference.services import before_engines
 
-    app = create_app(settings.engine_urls, engine_key=settings.engine_key)
+    try:
+        app = create_app(settings.engine_urls, engine_key=settings.engine_key)
+    except ValueError as error:
+        raise BadEngineUrl(str(error)) from error
     uvicorn.run(
-        LearnbackMiddleware(app, before_engines),
+        LearnbackMiddleware(app, partial(before_engines, settings=settings)),
         host=settings.host,
         port=settings.port,
+        http=wire.protocol(common.head_timeout, openai_document),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -65,7 +94,8 @@ def _serve_proxy(settings: InferenceSettings) -> None:
 
 
 def engine_arguments(model: str, digest: str, settings: InferenceSettings) -> list[str]:
-    """vLLM's command line. What the operator adds comes last and wins."""
+    """vLLM's command line. What the operator adds wins; OwnedArgument for what is ours."""
+    vllm.refuse_owned(settings.engine_args, OWNED)
     arguments = ["--model", model]
     arguments += ["--served-model-name", version_name(model, "base", digest)]
     arguments += ["--host", settings.host, "--port", str(settings.port)]

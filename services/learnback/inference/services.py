@@ -17,6 +17,7 @@ from learnback.core.errors import LearnbackError
 from learnback.core.process import running
 from learnback.core.redis import connect
 from learnback.core.settings import CommonSettings, keys_required
+from learnback.inference.dialects import VLLM, Dialect
 from learnback.inference.follower import Follower
 from learnback.inference.library import Base
 from learnback.inference.loaders import AsgiLoader, HttpLoader, Loader
@@ -45,10 +46,10 @@ class Services:
     recorder: Recorder
 
 
-def base_of(model: str, digest: str, engine_model: str = "") -> Base:
+def base_of(model: str, digest: str, engine_model: str = "", dialect: Dialect = VLLM) -> Base:
     """The base version of a model; our own engine knows it by its version name."""
     name = version_name(model, "base", digest)
-    return Base(name=name, model=model, digest=digest, engine_model=engine_model or name)
+    return Base(name, model, digest, engine_model or name, dialect)
 
 
 def public_names(settings: InferenceSettings, model: str) -> frozenset[str]:
@@ -106,23 +107,25 @@ async def inside_vllm(app: ASGIApp, server: dict[str, Any]) -> AsyncIterator[Ser
 
 
 @asynccontextmanager
-async def before_engines(app: ASGIApp, server: dict[str, Any]) -> AsyncIterator[Services]:
+async def before_engines(
+    app: ASGIApp, server: dict[str, Any], settings: InferenceSettings | None = None
+) -> AsyncIterator[Services]:
     """Services for the proxy before engines that run elsewhere."""
-    common, settings = CommonSettings(), InferenceSettings()
+    common, settings = CommonSettings(), settings or InferenceSettings()
     loader = HttpLoader(settings.engine_urls, settings.engine_key)
     try:
-        engine_model = await _name_of_base(loader)
+        engine_model, dialect = await _base_of_engines(loader)
         model: str = common.model or engine_model
         digest = await asyncio.to_thread(digest_model, model)
-        base = base_of(model, digest, engine_model)
+        base = base_of(model, digest, engine_model, dialect)
         async with open_services(common, settings, base, loader) as services:
             yield services
     finally:
         loader.close()
 
 
-async def _name_of_base(loader: HttpLoader) -> str:
-    """The engine's name for its base, as soon as it answers."""
+async def _base_of_engines(loader: HttpLoader) -> tuple[str, Dialect]:
+    """The engine's name for its base and its dialect, as soon as it answers."""
     async with asyncio.timeout(ENGINE_START_S):
         while True:
             try:

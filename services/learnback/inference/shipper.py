@@ -63,8 +63,6 @@ class Report(msgspec.Struct, omit_defaults=True):
     """Records that a crash had torn."""
     failed: int = 0
     """Records that could not be described."""
-    ids_differ: bool = False
-    """Whether an engine gave a response another id than the one it was asked to give."""
     ended: dict[str, int] = {}
     """Requests by `<track> <end>`; how a stream ended shows only when it is parsed."""
     offsets: dict[str, int] = {}
@@ -90,21 +88,21 @@ class Shipper:
                 self.reader.torn = 0
                 if not records:
                     return True
-                self._batches = _batched(await self._describe(records), segment, offset)
+                self._batches = _batched(self._describe(records), segment, offset)
             if not await self._publish():
                 return False
 
-    async def _describe(self, records: Sequence[bytes]) -> list[CompletionServed]:
+    def _describe(self, records: Sequence[bytes]) -> list[CompletionServed]:
         messages = []
         for record in records:
-            message = await self._described(record)
+            message = self._described(record)
             if message is not None:
                 messages.append(message)
         return messages
 
-    async def _described(self, record: bytes) -> CompletionServed | None:
+    def _described(self, record: bytes) -> CompletionServed | None:
         """A record as a message; one that can't be described must not take the others along."""
-        if record[:1] == b"{":  # described before it was written: `without_content`
+        if record[:1] == b"{":  # described before it was written: it keeps no content
             try:
                 return CompletionServed.model_validate_json(record)
             except ValidationError:
@@ -116,14 +114,13 @@ class Shipper:
             self.report.unreadable += 1
             return None
         try:
-            message = await completion_of(served)
+            message = completion_of(served)
         except Exception:  # whatever an engine may answer, the next record goes on
             log.exception("%s can't be described", served.id)
             self.report.failed += 1
             return None
         kind = f"{message.track} {message.end}"
         self.report.ended[kind] = self.report.ended.get(kind, 0) + 1
-        self.report.ids_differ = self.report.ids_differ or message.id != served.id
         return message
 
     async def _publish(self) -> bool:

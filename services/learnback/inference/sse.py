@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 
+class Events:
+    """The `data` of events whose bytes come in pieces of any size."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """The events that are whole now; comments and other fields are left out."""
+        whole = self._rest + piece
+        if b"\r" in whole:  # a last CR may be half of a CRLF
+            whole = whole.replace(b"\r\n", b"\n")
+        *blocks, self._rest = whole.split(b"\n\n")
+        return [data for block in blocks if (data := _data(block)) is not None]
+
+
 def event_data(raw: bytes) -> list[bytes]:
     """The `data` of every event, in order; comments and other fields are left out.
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.models import CompletionEnd, FeedbackStatus, RaterKind, Track
 from learnback.ledger.database import chunks
 from learnback.ledger.tables import completions, feedback, rewards
 
+BROKEN = (CompletionEnd.ENGINE_ERROR.value, CompletionEnd.REFUSED.value)
 WEIGHT_DIGITS = 9
 """1 - (1 - 0.1) is not 0.1; a share of one in a billion is nobody."""
 TAKEN_BACK = (
@@ -63,9 +64,11 @@ class Signal:
 async def served_between(
     connection: AsyncConnection, after: datetime, until: datetime
 ) -> list[Served]:
-    """Completions that were assigned by chance, oldest first; refused requests are left out.
+    """Completions that were assigned by chance and recorded in a span, oldest first.
 
-    `after` is exclusive, `until` inclusive. Read anew what may have been recorded late.
+    By when they were recorded, since an answer may take long. `after` is exclusive, `until`
+    inclusive. What was refused before a version was drawn is in no record; what the engine refused
+    afterwards counts as failed.
     """
     c = completions.c
     query = (
@@ -80,10 +83,9 @@ async def served_between(
             c.first_byte_s,
         )
         .where(
-            c.created_at > after,
-            c.created_at <= until,
+            c.recorded_at > after,
+            c.recorded_at <= until,
             c.track.in_([Track.STABLE.value, Track.CANDIDATE.value]),
-            c.end != CompletionEnd.REFUSED.value,
         )
         .order_by(c.created_at, c.id)
     )
@@ -92,14 +94,16 @@ async def served_between(
 
 def _served(row: Any) -> Served:
     candidate = row.track == Track.CANDIDATE.value
+    abandoned = row.end == CompletionEnd.CLIENT_DISCONNECTED.value
+    broken = row.end in BROKEN or row.status_code >= 500
     return Served(
         id=row.id,
         at=row.created_at,
         subject=row.subject,
         candidate=candidate,
         weight=round(row.probability if candidate else 1.0 - row.probability, WEIGHT_DIGITS),
-        failed=row.end == CompletionEnd.ENGINE_ERROR.value or row.status_code >= 500,
-        abandoned=row.end == CompletionEnd.CLIENT_DISCONNECTED.value,
+        failed=broken and not abandoned,
+        abandoned=abandoned,
         first_byte_s=row.first_byte_s,
     )
 
@@ -107,10 +111,7 @@ def _served(row: Any) -> Served:
 async def copies_between(
     connection: AsyncConnection, version: str, after: datetime, until: datetime
 ) -> list[Pair]:
-    """What `version` answered to copies of requests, by when the copied request came.
-
-    `after` is exclusive, `until` inclusive.
-    """
+    """What `version` answered to copies of requests and was recorded in a span, oldest first."""
     stable, candidate = completions.alias("stable"), completions.alias("candidate")
     query = _pairs(stable, candidate, version, after, until).where(
         candidate.c.track == Track.MIRRORED.value, stable.c.id == candidate.c.pair
@@ -121,7 +122,7 @@ async def copies_between(
 async def compared_between(
     connection: AsyncConnection, version: str, after: datetime, until: datetime
 ) -> list[Pair]:
-    """Answers of `version` and of stable that were shown side by side, by when they were."""
+    """Answers of `version` and of stable that were shown side by side, as `copies_between`."""
     stable, candidate = completions.alias("stable"), completions.alias("candidate")
     query = _pairs(stable, candidate, version, after, until).where(
         candidate.c.track == Track.COMPARED.value,
@@ -132,7 +133,10 @@ async def compared_between(
 
 
 def _pairs(stable: Any, candidate: Any, version: str, after: datetime, until: datetime) -> Any:
-    """Both answers in one row; which two belong together is left to say."""
+    """Both answers in one row; which two belong together is left to say.
+
+    `after` is exclusive, `until` inclusive; both answers are recorded within moments.
+    """
     return (
         select(
             *(c.label(f"stable_{c.name}") for c in _outcome(stable)),
@@ -141,8 +145,8 @@ def _pairs(stable: Any, candidate: Any, version: str, after: datetime, until: da
         .where(
             candidate.c.version == version,
             stable.c.tenant == candidate.c.tenant,
-            stable.c.created_at > after,
-            stable.c.created_at <= until,
+            candidate.c.recorded_at > after,
+            candidate.c.recorded_at <= until,
         )
         .order_by(stable.c.created_at, stable.c.id)
     )
@@ -170,6 +174,17 @@ def _side(row: Any, name: str) -> Served:
         abandoned=False,
         first_byte_s=row[f"{name}_first_byte_s"],
     )
+
+
+async def people_with(connection: AsyncConnection, version: str, since: datetime) -> int:
+    """How many people have got an answer of `version` by chance or beside stable's, by now."""
+    c = completions.c
+    query = select(func.count(func.distinct(func.coalesce(c.subject, c.id)))).where(
+        c.version == version,
+        c.created_at >= since,
+        c.track.in_([Track.CANDIDATE.value, Track.COMPARED.value]),
+    )
+    return int(await connection.scalar(query) or 0)
 
 
 async def learned_rewards(

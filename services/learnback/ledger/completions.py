@@ -60,8 +60,8 @@ def _row(message: CompletionServed) -> dict[str, Any]:
         "prompt_key": prompt_key(prompt),
         "choices": storable([choice.model_dump(mode="json") for choice in message.choices]),
         "parameters": storable(message.parameters),
-        "subject": _name(message.subject),
-        "session": _name(message.session),
+        "subject": stored_name(message.subject),
+        "session": stored_name(message.session),
         "metadata": storable(message.metadata),
         "prompt_tokens": message.usage.prompt_tokens,
         "completion_tokens": message.usage.completion_tokens,
@@ -86,7 +86,8 @@ def _prompting(message: CompletionServed) -> dict[str, Any] | None:
     }
 
 
-def _name(text: str | None) -> str | None:
+def stored_name(text: str | None) -> str | None:
+    """A caller's name for a session or a subject as the ledger keeps it."""
     return None if text is None else str(storable(text))[:LONGEST_NAME]
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.models import FeedbackKind, FeedbackStatus, Preferred
 from learnback.core.settings import HELD_OUT_SHARE
-from learnback.ledger.prompts import prompt_held_out
+from learnback.ledger.prompts import opening_key, prompt_held_out
 from learnback.ledger.tables import completions, feedback
 
 PAGE = 500
@@ -30,6 +30,8 @@ class HeldOutPrompt:
     key: str
     messages: tuple[dict[str, Any], ...]
     created_at: datetime
+    tenant: str | None = None
+    """Whose examples belong beside it; None: it does not matter."""
     asker: tuple[str, str] | None = None
     """Tenant and user of whoever sent it last, where they are known."""
     stranger: bool = False
@@ -99,7 +101,7 @@ async def held_out_comparisons(
     for row in await connection.execute(query):
         if len(found) >= limit:
             break
-        if prompt_held_out(row.prompt_key, share) and is_text_prompt(row.prompt):
+        if is_text_prompt(row.prompt) and _kept(row, share):
             found += _comparison(row)
     return found
 
@@ -131,7 +133,7 @@ async def _of_tenant(
             if len(found) < limit and row.prompt_key not in found and _usable(row, share):
                 asker = (tenant, row.subject) if row.subject else None
                 found[row.prompt_key] = HeldOutPrompt(
-                    row.prompt_key, tuple(row.prompt), row.created_at, asker
+                    row.prompt_key, tuple(row.prompt), row.created_at, tenant, asker
                 )
         if len(found) >= limit or len(rows) < PAGE:
             break
@@ -155,7 +157,11 @@ async def _page(connection: AsyncConnection, tenant: str, last: Any) -> Sequence
 
 def _usable(row: Any, share: float) -> bool:
     kept = row.stored and row.erased_at is None and row.status_code < 400
-    return bool(kept and prompt_held_out(row.prompt_key, share) and is_text_prompt(row.prompt))
+    return bool(kept and is_text_prompt(row.prompt) and _kept(row, share))
+
+
+def _kept(row: Any, share: float) -> bool:
+    return prompt_held_out(opening_key(row.prompt_key, row.prompt), share)
 
 
 def is_text_prompt(messages: Sequence[dict[str, Any]]) -> bool:

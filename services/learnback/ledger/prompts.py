@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from learnback.core.ids import digest_text
 from learnback.core.settings import HELD_OUT_SHARE
 
 
-def prompt_key(messages: Sequence[dict[str, Any]]) -> str:
+def prompt_key(messages: Sequence[Mapping[str, Any]]) -> str:
     """SHA-256 of the canonical prompt: roles and contents, NFC, white space folded."""
     canonical = [
         [str(m.get("role", "")), _fold(m.get("content")), _fold(m.get("tool_calls"))]
@@ -22,9 +22,22 @@ def prompt_key(messages: Sequence[dict[str, Any]]) -> str:
     return digest_text(text)
 
 
-def prompt_held_out(key: str, share: float = HELD_OUT_SHARE) -> bool:
-    """Whether a prompt is kept for evaluation: the same answer for ever, on every machine."""
-    return _bucket("prompt", key) < share
+def opening_key(key: str, messages: Sequence[Mapping[str, Any]]) -> str:
+    """The key of a conversation up to its first turn of the user, of a prompt with this key.
+
+    All turns of a conversation are kept for evaluation or none: a later one holds the earlier ones,
+    with their answers.
+    """
+    turns = (place for place, message in enumerate(messages, 1) if message.get("role") == "user")
+    end = next(turns, len(messages))
+    return key if end == len(messages) else prompt_key(messages[:end])
+
+
+def prompt_held_out(opening: str, share: float = HELD_OUT_SHARE) -> bool:
+    """Whether the prompts with this opening are kept for evaluation: the same answer for ever, on
+    every machine.
+    """
+    return _bucket("prompt", opening) < share
 
 
 def rater_held_out(tenant: str, rater_id: str | None, share: float) -> bool:

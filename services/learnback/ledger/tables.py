@@ -81,6 +81,7 @@ completions = Table(
     Index(None, "tenant", "session"),
     Index(None, "version"),
     Index(None, "created_at"),
+    Index(None, "recorded_at"),
     Index(None, "pair"),
 )
 """`prompt` is the caller's own. `prompt_key` is a digest of the canonical prompt: what "the same

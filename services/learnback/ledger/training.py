@@ -7,7 +7,7 @@ in another. Whoever withdrew or superseded a signal meanwhile keeps the last wor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,16 +17,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.models import FeedbackKind, FeedbackStatus
 from learnback.core.clock import now
+from learnback.ledger.database import chunks
 from learnback.ledger.tables import completions, feedback, model_versions
 from learnback.ledger.trainable import TRAINABLE
 
 LEARNED = (FeedbackStatus.ACCEPTED, FeedbackStatus.TRAINED, FeedbackStatus.HELD_OUT)
 """What a cumulative dataset is made of."""
+TAKEN_BACK = (FeedbackStatus.WITHDRAWN, FeedbackStatus.SUPERSEDED, FeedbackStatus.ERASED)
+"""What people do not say any more."""
 OUTVOTED = ("contradicted", "raters_disagree", "rater_disagrees_with_others")
 """Why signals were quarantined whose vote still counts: without it the others would seem to agree
 ever more from run to run."""
-CHUNK = 500
-"""Ids in one statement: far below the limits on bound parameters of both databases."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ async def prompts(connection: AsyncConnection, limit: int) -> list[StoredPrompt]
     )
     ids = (await connection.scalars(distinct)).all()
     found: list[StoredPrompt] = []
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         rows = await connection.execute(select(c.prompt_key, c.prompt).where(c.id.in_(chunk)))
         found += [(key, prompt) for key, prompt in rows]
     return found
@@ -160,7 +161,7 @@ async def claim(connection: AsyncConnection, run_id: str, ids: Sequence[str]) ->
     """Let a run take signals; the number taken, which is less than asked if some are no longer
     waiting."""
     taken = 0
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         changed = await connection.execute(
             update(feedback).where(feedback.c.id.in_(chunk), _is_waiting()).values(run_id=run_id)
         )
@@ -187,7 +188,7 @@ async def finish(
     """
     for outcome, ids in _by_outcome(outcomes).items():
         trained = version if outcome.status == FeedbackStatus.TRAINED else None
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids):
             mine = and_(feedback.c.id.in_(chunk), feedback.c.run_id == run_id)
             await _settle(connection, mine, outcome, trained)
             if trained:
@@ -206,7 +207,7 @@ async def record(connection: AsyncConnection, outcomes: Mapping[str, Outcome]) -
     """Settle waiting signals that no run can use; the number that were still waiting."""
     settled = 0
     for outcome, ids in _by_outcome(outcomes).items():
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids):
             untaken = and_(feedback.c.id.in_(chunk), feedback.c.run_id.is_(None))
             settled += await _settle(connection, untaken, outcome, None)
     return settled
@@ -216,7 +217,7 @@ async def explain(connection: AsyncConnection, waits: Mapping[str, Outcome]) -> 
     """Say of waiting signals why they wait. That is a note: neither the status nor the revision
     changes, so nobody is told."""
     for outcome, ids in _by_outcome(waits).items():
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids):
             await connection.execute(
                 update(feedback)
                 .where(feedback.c.id.in_(chunk), feedback.c.status == FeedbackStatus.ACCEPTED)
@@ -227,12 +228,20 @@ async def explain(connection: AsyncConnection, waits: Mapping[str, Outcome]) -> 
 async def taken_back(connection: AsyncConnection, run_id: str) -> int:
     """How many signals that a run had taken were withdrawn, superseded or erased meanwhile."""
     query = select(func.count()).where(
-        feedback.c.run_id == run_id,
-        feedback.c.status.in_(
-            (FeedbackStatus.WITHDRAWN, FeedbackStatus.SUPERSEDED, FeedbackStatus.ERASED)
-        ),
+        feedback.c.run_id == run_id, feedback.c.status.in_(TAKEN_BACK)
     )
     return int((await connection.execute(query)).scalar_one())
+
+
+async def count_taken_back(connection: AsyncConnection, ids: Iterable[str]) -> int:
+    """How many of these signals were withdrawn, superseded or erased."""
+    count = 0
+    for chunk in chunks(list(ids)):
+        query = select(func.count()).where(
+            feedback.c.id.in_(chunk), feedback.c.status.in_(TAKEN_BACK)
+        )
+        count += (await connection.execute(query)).scalar_one()
+    return count
 
 
 async def _settle(
@@ -316,9 +325,3 @@ def _by_outcome(outcomes: Mapping[str, Outcome]) -> dict[Outcome, list[str]]:
     for feedback_id, outcome in outcomes.items():
         grouped.setdefault(outcome, []).append(feedback_id)
     return grouped
-
-
-def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:
-    listed = list(ids)
-    for start in range(0, len(listed), CHUNK):
-        yield listed[start : start + CHUNK]

@@ -57,6 +57,8 @@ MEASURED_PROMPTS = 80
 """Their 95 % interval is about 11 points to each side."""
 CONCURRENCY = 24
 POLL_S = 0.5
+STALL_S = 900.0
+"""A stage that does not move for so long never will: more than a large model takes to load."""
 STAGES = 6
 
 
@@ -177,7 +179,7 @@ class Demo:
                 seed=self.result.seed,
                 progress=progress,
             )
-            await _until(lambda: _all_joined(up))
+            await _until(stage, lambda: _all_joined(up))
             self.result.old_version = (await _status(up)).stable
 
     def _people(self) -> list[Person]:
@@ -203,7 +205,7 @@ class Demo:
                     raise LearnbackError(f"The run {found['state']}: {found.get('reason')}")
                 return found["version"] if found["state"] == "done" else None
 
-            return str(await _until(finished))
+            return str(await _until(stage, finished))
 
     async def _judge(self, up: Platform, admin: httpx.AsyncClient, version: str) -> None:
         """Wait for the gate's verdict."""
@@ -217,7 +219,7 @@ class Demo:
                 waiting = {VersionState.REGISTERED, VersionState.PASSED}
                 return None if _of(found)["state"] in waiting else _of(found)
 
-            found = await _until(judged)
+            found = await _until(stage, judged)
             report = found.get("gate_report") or {}
             self.result.gate = report
             self.result.verdict = str(report.get("verdict", found["state"]))
@@ -237,7 +239,7 @@ class Demo:
                 )
                 return answer.version == version
 
-            await _until(serves)
+            await _until(stage, serves)
             self.result.promoted = True
             stage.note = f"{version} answers"
 
@@ -326,8 +328,14 @@ def _checked(answer: httpx.Response) -> dict[str, Any]:
     return dict(answer.json())
 
 
-async def _until(look: Callable[[], Any]) -> Any:
-    """The first truthy answer of `look`."""
-    while not (found := await look()):  # noqa: ASYNC110  # other processes decide, over HTTP
-        await asyncio.sleep(POLL_S)
+async def _until(stage: Stage, look: Callable[[], Any]) -> Any:
+    """The first truthy answer of `look`; LearnbackError once the stage has not moved for long."""
+    while not (found := await look()):
+        if stage.still > STALL_S:
+            note = f" It last said: {stage.note}." if stage.note else ""
+            raise LearnbackError(
+                f"Nothing has moved for {stage.still:.0f} s in the stage {stage.name!r}.{note} "
+                "The logs of the processes say why."
+            )
+        await asyncio.sleep(POLL_S)  # other processes decide, over HTTP
     return found

@@ -70,20 +70,23 @@ def _rows(result: DemoResult) -> list[tuple[str, str]]:
         ("gate", result.verdict),
     ]
     if result.win_rate is not None:
-        interval = f"{result.win_rate_low:.2f} to {result.win_rate_high:.2f}"
-        rows.append(
-            (
-                "preference win rate, new over old",
-                f"{result.win_rate:.2f} (95% interval {interval}, "
-                f"{result.held_out_prompts} held-out prompts)",
-            )
+        said = _rate(
+            result.win_rate, result.win_rate_low, result.win_rate_high, result.held_out_prompts
         )
+        rows.append(("preference win rate, new over old", said))
+    elif judged := ((result.gate or {}).get("evaluation") or {}).get("win_rate"):
+        said = _rate(judged["rate"], judged["low"], judged["high"], judged["n"])
+        rows.append(("win rate by the gate's reward model", said))
     received = sum(result.signals.values())
     by_status = ", ".join(f"{count} {status}" for status, count in sorted(result.signals.items()))
     rows.append(("signals", f"{received}: {by_status}"))
     rows += [(f"seconds: {name}", f"{seconds:.0f}") for name, seconds in result.seconds.items()]
     rows.append(("seconds in all, after set-up", f"{result.total_seconds:.0f}"))
     return rows
+
+
+def _rate(rate: float, low: float | None, high: float | None, prompts: int) -> str:
+    return f"{rate:.2f} (95% interval {low:.2f} to {high:.2f}, {prompts} held-out prompts)"
 
 
 def _conclusion(result: DemoResult) -> str:

@@ -13,7 +13,7 @@ from learnback.contracts.models import Alias, Scope
 from learnback.core.bus import create_groups
 from learnback.core.clock import now
 from learnback.core.errors import NotFound, Unavailable
-from learnback.core.streams import DeadLetter, claim, dead_letters, lags, replay
+from learnback.core.streams import DeadLetter, claim, dead_letter, dead_letters, lags, replay
 from learnback.ledger import keys
 from learnback.ledger.identity import ledger_id
 from learnback.ledger.migrate import migrate
@@ -147,9 +147,11 @@ def run_replay(home: Path | None, as_json: bool, stream: str, letter_id: str | N
     """Put dead letters back."""
 
     async def work(opened: Access) -> list[DeadLetter]:
-        letters = await dead_letters(opened.redis, _stream(stream))
-        chosen = [d for d in reversed(letters) if letter_id in (None, d.id)]
-        if letter_id and not chosen:
+        if letter_id is None:
+            chosen = list(reversed(await dead_letters(opened.redis, _stream(stream))))
+        elif found := await dead_letter(opened.redis, _stream(stream), letter_id):
+            chosen = [found]
+        else:
             raise NotFound(f"{stream} has no dead letter {letter_id!r}.", field="--id")
         for letter in chosen:
             await replay(opened.redis, _stream(stream), letter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.models import Scope
 from learnback.core import valkey
@@ -18,7 +20,8 @@ from learnback.core.bus import create_groups
 from learnback.core.redis import connect
 from learnback.core.settings import CommonSettings, keys_required
 from learnback.ledger.database import Database
-from learnback.ledger.keys import create_key
+from learnback.ledger.keys import DEFAULT_TENANT as TENANT
+from learnback.ledger.keys import create_key, list_keys, revoke_key
 from learnback.ledger.migrate import migrate
 from learnback.local.home import Running, forget_running, lock, write_running
 from learnback.local.supervisor import (
@@ -81,6 +84,7 @@ async def platform(
     ports = _ports(plan)
     redis_port = free_port()
     supervisor = Supervisor()
+    key: str | None = None
     try:
         running = Running(
             pid=os.getpid(),
@@ -97,6 +101,8 @@ async def platform(
         forget_running(plan.home)
         # the engine first: what it served last is still recorded, scored and joined
         await supervisor.stop((*PROCESSES[:1], *PROCESSES[2:], "feedback", VALKEY))
+        if key is not None:
+            await _revoke_keys(plan)
         held.close()
 
 
@@ -143,11 +149,33 @@ async def _prepare(plan: Plan, running: Running) -> str | None:
         if not keys_required(common, plan.host):
             return None
         async with database.write() as connection:
-            _, secret = await create_key(connection, "default", "learnback up", list(Scope))
+            await _revoke_own(connection, plan)  # of a start that was killed
+            _, secret = await create_key(connection, TENANT, _key_name(plan), list(Scope))
         return secret
     finally:
         await redis.aclose()
         await database.close()
+
+
+async def _revoke_keys(plan: Plan) -> None:
+    """The key of this start is printed on a terminal: it ends with the platform."""
+    database = Database(CommonSettings(home=plan.home).ledger_url)
+    try:
+        async with database.write() as connection:
+            await _revoke_own(connection, plan)
+    finally:
+        await database.close()
+
+
+async def _revoke_own(connection: AsyncConnection, plan: Plan) -> None:
+    for known in await list_keys(connection, TENANT):
+        if known.name == _key_name(plan) and known.revoked_at is None:
+            await revoke_key(connection, known.id)
+
+
+def _key_name(plan: Plan) -> str:
+    """Of the key of `learnback up`: several machines may share a ledger."""
+    return f"learnback up in {socket.gethostname()}:{plan.home.absolute()}"[:200]
 
 
 def _environment(

@@ -27,9 +27,13 @@ class Stage:
     total: float | None = None
     note: str = ""
     shown: float = 0.0
+    moved: float = field(default_factory=time.monotonic)
+    """When there was last more done than before, or of something else."""
 
     def advance(self, done: float, total: float | None = None, note: str = "") -> None:
         """So much is done, of so much; `note` says what is going on."""
+        if (done, total) != (self.done, self.total):
+            self.moved = time.monotonic()
         self.done, self.total, self.note = done, total, note
         self._stages.show(self)
 
@@ -37,6 +41,11 @@ class Stage:
     def seconds(self) -> float:
         """Since the stage began."""
         return time.monotonic() - self.started
+
+    @property
+    def still(self) -> float:
+        """Seconds since it last moved."""
+        return time.monotonic() - self.moved
 
 
 class Stages:

@@ -48,6 +48,7 @@ def greeting(running: Platform) -> str:
     """What to do next, to be pasted as it stands."""
     urls = running.running.urls
     key = running.api_key or "not-needed"
+    lasting = "\n\nThe key ends when Learnback stops; `learnback keys create` makes lasting ones."
     header = f' -H "Authorization: Bearer {key}"' if running.api_key else ""
     listed = "\n".join(f"  {name:<11}{url}" for name, url in urls.items())
     return textwrap.dedent(
@@ -70,7 +71,7 @@ def greeting(running: Platform) -> str:
           curl {feedback}/v1/feedback{header} -H 'Content-Type: application/json' \\
             -d '{{"kind": "thumbs", "completion_id": "chatcmpl-...", "value": "up"}}'
 
-        `learnback status` shows what it learned. Ctrl-C drains and stops it all."""
+        `learnback status` shows what it learned. Ctrl-C drains and stops it all.{lasting}"""
     ).format(
         model=running.plan.model,
         listed=listed,
@@ -78,4 +79,5 @@ def greeting(running: Platform) -> str:
         feedback=urls["feedback"],
         header=header,
         key=key,
+        lasting=lasting if running.api_key else "",
     )

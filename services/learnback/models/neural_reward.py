@@ -112,9 +112,13 @@ class SharedBase:
         """The tokens of each item, or why there are none."""
         texts = [self._render(*item) for item in items]
         good = [text for text, error in texts if error is None]
-        encoded = self.tokenizer(good, add_special_tokens=False)["input_ids"] if good else []
-        left = iter(encoded)
+        left = iter(self._encode(good) if good else [])
         return [next(left) if error is None else error for _, error in texts]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        plain = {"add_special_tokens": False, "return_attention_mask": False}
+        encoded: list[list[int]] = self.tokenizer(texts, **plain)["input_ids"]
+        return encoded
 
     def _render(self, prompt: Sequence[Any], answer: str) -> tuple[str, str | None]:
         try:
@@ -153,7 +157,8 @@ class SharedBase:
             if adapter != WHOLE and self.model.active_adapter != adapter:
                 self.model.set_adapter(adapter)
             logits = self.model(**inputs, use_cache=False).logits  # (batch, 1)
-        return [float(logit) for logit in logits[:, 0].float().cpu()]
+        found: list[float] = logits[:, 0].tolist()
+        return found
 
     def _sweep(self) -> None:
         """Free what was forgotten, but for the last: PEFT wants one adapter at least."""

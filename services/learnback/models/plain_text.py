@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class NotPlainText(ValueError):
@@ -19,9 +22,14 @@ def plain_messages(prompt: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def plain_text(text: str) -> str:
     """The text itself. Raises NotPlainText for half surrogates, which no tokenizer takes."""
-    if any("\ud800" <= c <= "\udfff" for c in text):
+    if holds_half(text):
         raise NotPlainText("the text holds half a character")
     return text
+
+
+def holds_half(text: str) -> bool:
+    """Whether there is half a character in it, such as a torn emoji."""
+    return _HALF.search(text) is not None
 
 
 def _content(message: Mapping[str, Any]) -> str:

@@ -43,6 +43,7 @@ class PoolingEngine:
         self,
         url: str,
         *,
+        key: str = "",
         concurrency: int = CONCURRENCY,
         timeout_s: float = TIMEOUT_S,
         pause_s: float = PAUSE_S,
@@ -53,6 +54,7 @@ class PoolingEngine:
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         self.client = httpx.Client(
             base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=timeout_s,
             limits=limits,
             transport=transport,
@@ -126,6 +128,11 @@ class PoolingEngine:
     def _get(self, path: str) -> dict[str, Any]:
         try:
             response = self.client.get(path)
+            if response.status_code == 401:
+                raise Unavailable(
+                    f"The reward engine at {self.url} refuses our key: LEARNBACK_REWARD_ENGINE_KEY "
+                    "must be the same there and here."
+                )
             response.raise_for_status()
             return dict(response.json())
         except (httpx.HTTPError, ValueError) as error:
@@ -179,8 +186,8 @@ class PooledModel:
 
 def models_of(common: CommonSettings, *, concurrency: int = CONCURRENCY) -> RewardModels:
     """What opens reward models in a process with these settings; `close` it at the end."""
-    url = common.reward_engine_url
-    engine = PoolingEngine(url, concurrency=concurrency) if url else None
+    url, key = common.reward_engine_url, common.reward_engine_key.get_secret_value()
+    engine = PoolingEngine(url, key=key, concurrency=concurrency) if url else None
     return RewardModels(base=common.model, engine=engine)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def make_tiny_llama(directory: Path, seed: int = 0) -> Path:
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        tokenizer = _tokenizer()
+        tokenizer = make_tokenizer(CORPUS, VOCABULARY, CONTEXT)
         tokenizer.save_pretrained(partial)
         _model(tokenizer, seed).save_pretrained(partial)
         publish_directory(partial, directory)
@@ -55,7 +56,11 @@ def make_tiny_llama(directory: Path, seed: int = 0) -> Path:
     return directory
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(corpus: Iterable[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with our chat template, made of the words of `corpus`.
+
+    `vocabulary` is its size; `context` the longest text of a model, in tokens.
+    """
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
@@ -64,19 +69,19 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(CORPUS, trainer)
+    bpe.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token="<|pad|>",
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         unk_token="<|endoftext|>",
-        model_max_length=CONTEXT,
+        model_max_length=context,
         chat_template=CHAT_TEMPLATE,
     )
 

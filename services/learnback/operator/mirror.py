@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 
 from learnback.core.clock import now
@@ -32,6 +33,9 @@ from learnback.operator.resource import (
 
 log = logging.getLogger(__name__)
 
+NEW_KEY_S = 3600.0
+"""How long our key may be unknown at first: an install registers it when all pods are ready."""
+
 
 class Mirror:
     """Asks the release process what objects wish, and writes what it says into their status."""
@@ -43,6 +47,8 @@ class Mirror:
         self.wake = asyncio.Event()
         self.trouble: str | None = "no look was taken yet"
         """Why the last look failed; None: it did not."""
+        self.key_until: float | None = time.monotonic() + NEW_KEY_S
+        """Until when a key that nobody knows is no trouble; None: it was known once."""
 
     async def run_forever(self) -> None:
         """Look for ever: each `poll_s` seconds, and as soon as `wake` is set."""
@@ -50,9 +56,9 @@ class Mirror:
             self.wake.clear()
             try:
                 await self.look()
-                self.trouble = None
+                self.trouble = self.key_until = None
             except LearnbackError as error:
-                self.trouble = error.detail
+                self.trouble = None if self._key_is_new(error) else error.detail
                 metrics.FAILURES.inc()
                 log.warning("%s", error.detail)
             with suppress(TimeoutError):
@@ -61,6 +67,11 @@ class Mirror:
     async def check(self) -> str | None:
         """A readiness check."""
         return self.trouble
+
+    def _key_is_new(self, error: LearnbackError) -> bool:
+        """Whether Helm or Argo CD may still wait for us before they register it (decision 0042)."""
+        until = self.key_until
+        return isinstance(error, Unauthenticated) and until is not None and time.monotonic() < until
 
     async def look(self) -> None:
         """One look at everything."""

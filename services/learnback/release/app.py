@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
@@ -28,9 +30,11 @@ from learnback.models.pooling_reward import models_of
 from learnback.registry import store
 from learnback.registry.artifacts import ArtifactStore, digest_model
 from learnback.registry.settings import RetentionSettings
+from learnback.release.asker import Asker
 from learnback.release.collecting import Collector
 from learnback.release.controller import Controller
 from learnback.release.engine import Engine
+from learnback.release.measuring import Evaluator
 from learnback.release.policy import read_policy
 from learnback.release.routes import router
 from learnback.release.second import judging
@@ -58,9 +62,9 @@ def create_app(
     policy = read_policy(settings.policy)
     models = models_of(common)
     judge_key = settings.judge_api_key.get_secret_value()
-    controller = Controller(
+    keys = KeyRing(database)
+    evaluator = Evaluator(
         database,
-        redis,
         artifacts,
         engine,
         settings,
@@ -69,7 +73,9 @@ def create_app(
         common.held_out_share,
         judging(client, policy.judge, judge_key) if policy.judge else None,
         models,
+        Asker(keys, settings.api_key.get_secret_value()),
     )
+    controller = Controller(database, redis, evaluator, settings)
     collector = Collector(database, artifacts, controller.leadership, RetentionSettings())
     consumer = Consumer(redis, MODELS, GROUP, controller.on_trained, name=worker_name())
 
@@ -86,9 +92,8 @@ def create_app(
     app = FastAPI(title="Learnback release", version=__version__, lifespan=lifespan)
     app.state.controller = controller
     add_error_handlers(app)
-    app.include_router(
-        router(database, controller, KeyRing(database), keys_required(common, settings.host))
-    )
+    required = keys_required(common, settings.host)
+    app.include_router(router(database, controller, keys, required))
     add_health_routes(
         app,
         {
@@ -97,13 +102,22 @@ def create_app(
             "models": consumers_ready([consumer]),
         },
     )
-    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, max_seconds=BODY_S)
+    app.add_middleware(
+        BodyLimits,
+        max_bytes=settings.max_body_bytes,
+        max_seconds=BODY_S,
+        admit=partial(keys.authenticate, required=required),
+    )
     return app
 
 
 async def register_base(database: Database, model: str) -> None:
-    """Register the base model and serve it if nothing is served yet; nothing without a model."""
-    if not model:
+    """Register the base model and serve it if nothing is served yet; nothing without a model.
+
+    A folder that is not mounted here is left to who reads it: its name's digest would make another
+    base model of it, which no replica serves.
+    """
+    if not model or (Path(model).is_absolute() and not Path(model).is_dir()):
         return
     digest = await asyncio.to_thread(digest_model, model)
     async with database.write() as connection:
@@ -123,7 +137,7 @@ def main() -> None:
     """Read the settings and serve until SIGTERM."""
     settings, common = ReleaseSettings(), CommonSettings()
     logs.configure(PROCESS, level=common.log_level, format=common.log_format)
-    serve(build(settings, common), settings.host, settings.port)
+    serve(build(settings, common), settings.host, settings.port, common.head_timeout)
 
 
 def build(settings: ReleaseSettings, common: CommonSettings) -> FastAPI:

@@ -145,7 +145,7 @@ def decide(measured: Sequence[Measured], standing: Standing, policy: CanaryPolic
         return Decision(CanaryVerdict.ROLL_BACK, f"{_shown(worst)}: worse than is tolerated")
     unproven = [m for m in measured if not proven(m, policy)]
     if standing.in_canary >= policy.deadline:
-        return _at_deadline(unproven, policy, seen=not policy.steps[standing.step].mirror)
+        return _at_deadline(unproven, standing, policy)
     if worst.harm >= limit / 2:
         return Decision(
             CanaryVerdict.HOLD,
@@ -193,23 +193,37 @@ def proven(found: Measured, policy: CanaryPolicy) -> bool:
     return evidence >= proof_limit(policy)
 
 
-def _at_deadline(unproven: Sequence[Measured], policy: CanaryPolicy, *, seen: bool) -> Decision:
-    """What nobody has seen is not promoted, whatever its copies prove."""
-    if not seen:
-        said = "the deadline is over before anybody saw it"
-        return Decision(CanaryVerdict.INCONCLUSIVE, f"{said}; on_deadline: {policy.on_deadline}")
-    said = "the deadline is over; " + (
-        "not proven: " + "; ".join(_shown(m) for m in unproven) if unproven else "all is proven"
-    )
-    if not unproven:
-        return Decision(CanaryVerdict.PROMOTE, said)
-    return Decision(CanaryVerdict.INCONCLUSIVE, f"{said}; on_deadline: {policy.on_deadline}")
+def _at_deadline(
+    unproven: Sequence[Measured], standing: Standing, policy: CanaryPolicy
+) -> Decision:
+    """What has not taken its steps is not promoted, whatever is proven."""
+    left = _steps_left(standing, policy)
+    if left is None and not unproven:
+        return Decision(CanaryVerdict.PROMOTE, "the deadline is over; all is proven")
+    said = "not proven: " + "; ".join(_shown(m) for m in unproven) if unproven else "all is proven"
+    found = "; ".join(part for part in (left, said) if part)
+    why = f"the deadline is over; {found}; on_deadline: {policy.on_deadline}"
+    return Decision(CanaryVerdict.INCONCLUSIVE, why)
 
 
-def safe_at_deadline(measured: Sequence[Measured], policy: CanaryPolicy) -> bool:
+def safe_at_deadline(
+    measured: Sequence[Measured], standing: Standing, policy: CanaryPolicy
+) -> bool:
     """Whether `promote_if_safe` promotes."""
+    if policy.on_deadline is not OnDeadline.PROMOTE_IF_SAFE:
+        return False
     safe = all(m.safe >= proof_limit(policy) for m in measured)
-    return policy.on_deadline is OnDeadline.PROMOTE_IF_SAFE and safe
+    return safe and _steps_left(standing, policy) is None
+
+
+def _steps_left(standing: Standing, policy: CanaryPolicy) -> str | None:
+    """What must happen before the last step may come; None: nothing."""
+    if policy.steps[standing.step].mirror:
+        return "nobody saw it"
+    following = policy.steps[standing.step + 1]
+    if following.traffic < 1:
+        return f"{following.shown} was not reached"
+    return _missing(standing, policy)
 
 
 def _missing(standing: Standing, policy: CanaryPolicy) -> str | None:

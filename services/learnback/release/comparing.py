@@ -40,9 +40,12 @@ class Comparisons:
         """Nobody has been seen."""
         self.crowd = PairedCrowd(self.window)
 
-    async def read(self, connection: AsyncConnection, after: datetime, until: datetime) -> None:
-        """Take in what was shown, and what those said whose window is over now."""
-        self.crowd.add(await canaries.compared_between(connection, self.version, after, until))
+    async def read(
+        self, connection: AsyncConnection, after: datetime, at: datetime, until: datetime
+    ) -> None:
+        """Take in what was recorded between `after` and `at`, and what those said whose window was
+        over at `until`."""
+        self.crowd.add(await canaries.compared_between(connection, self.version, after, at))
         over = self.crowd.close(until)
         ids = [pair.candidate.id for person in over for pair in person.pairs]
         signals = await canaries.signals_about(connection, ids)

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -20,26 +19,21 @@ from learnback.contracts.messages import ModelTrained
 from learnback.contracts.models import Alias, VersionKind, VersionState
 from learnback.core.clock import now
 from learnback.core.errors import LearnbackError, Unavailable
-from learnback.core.settings import HELD_OUT_SHARE
 from learnback.ledger import evaluations, releases
 from learnback.ledger.database import Database
 from learnback.ledger.leases import LeaseLost
 from learnback.ledger.releases import Release
 from learnback.ledger.types import storable
-from learnback.models.reward import RewardModels
 from learnback.registry import store
-from learnback.registry.artifacts import ArtifactStore
 from learnback.release import metrics, operations
-from learnback.release.engine import CandidateFailing, Engine
+from learnback.release.engine import CandidateFailing
 from learnback.release.gate import GateReport, Verdict, decide, refused, superseded
 from learnback.release.leadership import Leadership
 from learnback.release.loading import LOOK_EVERY
 from learnback.release.measuring import Evaluator
-from learnback.release.policy import ReleasePolicy
 from learnback.release.progress import Progress
 from learnback.release.queue import queue, way_of
 from learnback.release.rollout import Rollout, running
-from learnback.release.second import Judging
 from learnback.release.settings import ReleaseSettings
 
 log = logging.getLogger(__name__)
@@ -56,34 +50,16 @@ class Controller:
         self,
         database: Database,
         redis: Redis,
-        artifacts: ArtifactStore,
-        engine: Engine,
+        evaluator: Evaluator,
         settings: ReleaseSettings,
-        folder: Path,
-        policy: ReleasePolicy,
-        held_out_share: float = HELD_OUT_SHARE,
-        judging: Judging | None = None,
-        models: RewardModels | None = None,
     ) -> None:
         self.database = database
         self.redis = redis
-        self.artifacts = artifacts
-        self.engine = engine
+        self.evaluator = evaluator
+        self.policy = evaluator.policy
         self.settings = settings
-        self.policy = policy
         self.leadership = Leadership(database, settings.lease)
         self.rollout = Rollout(database, self.leadership)
-        self.evaluator = Evaluator(
-            database,
-            artifacts,
-            engine,
-            settings,
-            folder,
-            policy,
-            held_out_share,
-            judging,
-            models,
-        )
         self.progress: dict[str, Progress] = {}
         self._attempts: dict[str, int] = {}
         self._announced: dict[Alias, int] = {}

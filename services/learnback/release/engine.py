@@ -19,6 +19,8 @@ TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 LOADING_S = 60.0
 """How long a version may take to be served: a new one is fetched and loaded first."""
 PURPOSE = {"learnback_purpose": "evaluation"}
+AS_TENANT = "X-Learnback-As-Tenant"
+"""Whose examples an answer is given with; it takes the scope `evaluate` to name another."""
 
 
 class CandidateFailing(Unavailable):
@@ -69,8 +71,10 @@ class Answering(Protocol):
         sampling: Sampling,
         seed: int,
         extra: Mapping[str, Any] | None = None,
+        tenant: str | None = None,
     ) -> Answer:
-        """One answer; never raises. `extra`: other fields of the request, such as `tools`."""
+        """One answer; never raises. `extra`: other fields of the request, such as `tools`.
+        `tenant`: with whose examples, where the version shows some; None: with our own."""
 
     async def wait_served(self, version: str) -> str | None:
         """Wait until a version answers; the reason if it does not."""
@@ -92,6 +96,7 @@ class Engine:
         sampling: Sampling,
         seed: int,
         extra: Mapping[str, Any] | None = None,
+        tenant: str | None = None,
     ) -> Answer:
         """One answer of exactly this version; tried again where that may help, never raises."""
         body = {
@@ -107,7 +112,7 @@ class Engine:
         for attempt in range(ATTEMPTS):
             if attempt:
                 await asyncio.sleep(self.pause_s * 2 ** (attempt - 1))
-            found = await self._ask(body)
+            found = await self._ask(body, tenant)
             if found.text is not None or found.refused:
                 return found
         return found
@@ -124,9 +129,10 @@ class Engine:
                 return found.error
             await asyncio.sleep(self.pause_s)
 
-    async def _ask(self, body: dict[str, Any]) -> Answer:
+    async def _ask(self, body: dict[str, Any], tenant: str | None) -> Answer:
+        headers = self.headers | ({AS_TENANT: tenant} if tenant is not None else {})
         try:
-            response = await self.client.post(self.endpoint, json=body, headers=self.headers)
+            response = await self.client.post(self.endpoint, json=body, headers=headers)
         except httpx.HTTPError as error:
             return Answer(None, f"{type(error).__name__}: {error}")
         if response.status_code != 200:

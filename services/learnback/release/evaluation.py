@@ -192,6 +192,7 @@ async def _work_off(jobs: Iterator[tuple[Question, Side]], work: Round) -> None:
             question.sampling,
             seed_of(question.key),
             question.extra,
+            question.tenant,
         )
         side.answers[question.key] = answer
         failed = answer.text is None

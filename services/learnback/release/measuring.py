@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from learnback.contracts.models import VersionKind
@@ -18,11 +18,13 @@ from learnback.ledger.evaluation import (
     held_out_prompts,
 )
 from learnback.ledger.evaluations import Pair
+from learnback.ledger.keys import KeyRing
 from learnback.models.reward import RewardModels
 from learnback.registry import copies, store
 from learnback.registry.artifacts import ArtifactStore
 from learnback.release import golden_checks, probing
 from learnback.release.answers import AnswerCache
+from learnback.release.asker import Asker, shows_examples
 from learnback.release.engine import Answering, Sampling
 from learnback.release.evaluation import Round, compare, generate, pairs_of
 from learnback.release.gate import preconditions
@@ -60,6 +62,7 @@ class Evaluator:
         held_out_share: float = HELD_OUT_SHARE,
         judging: Judging | None = None,
         models: RewardModels | None = None,
+        asker: Asker | None = None,
     ) -> None:
         self.database = database
         self.artifacts = artifacts
@@ -70,6 +73,7 @@ class Evaluator:
         self.second = judging.second if judging else None
         self.rate = judging.rate if judging else None
         self.models = models or RewardModels()
+        self.asker = asker or Asker(KeyRing(database))
         self.judges = folder / "judges"
         self.cache = AnswerCache(folder / "answers")
         self.golden = _golden(policy.golden) if policy.golden else None
@@ -94,11 +98,10 @@ class Evaluator:
         if failed or chosen is None:
             note = f"no answers were generated, since {', '.join(failed)} failed"
             return Measured(base.model_copy(update={"note": note}))
-        prompts = await self._prompts()
-        least = self.policy.gate.min_prompts
-        if len(prompts) < least:
-            note = f"there are {len(prompts)} held-out prompts, {least} are needed"
-            return Measured(base.model_copy(update={"note": note}))
+        prompts = await self._prompts(candidate, stable)
+        problem = await self._problem(prompts)
+        if problem is not None:
+            return Measured(base.model_copy(update={"note": problem}))
         judge = await load_judge(chosen, self.artifacts, self.judges, self.models)
         await asyncio.to_thread(copies.tidy, self.judges)
         sides = await self._answers(candidate.name, stable, prompts, progress)
@@ -137,9 +140,22 @@ class Evaluator:
             )
         return base.model_copy(update=update)
 
-    async def _prompts(self) -> list[HeldOutPrompt]:
+    async def _prompts(self, candidate: store.ModelVersion, stable: str) -> list[HeldOutPrompt]:
+        """What is asked; without the tenants where it makes no difference who asks."""
         async with self.database.read() as connection:
-            return await held_out_prompts(connection, self.settings.prompts, self.held_out_share)
+            found = await held_out_prompts(connection, self.settings.prompts, self.held_out_share)
+            replaced = await store.find(connection, stable)
+        if not (shows_examples(candidate) or shows_examples(replaced)):
+            return [replace(prompt, tenant=None) for prompt in found]
+        return found
+
+    async def _problem(self, prompts: Sequence[HeldOutPrompt]) -> str | None:
+        """Why asking these would be in vain."""
+        least = self.policy.gate.min_prompts
+        if len(prompts) < least:
+            return f"there are {len(prompts)} held-out prompts, {least} are needed"
+        problem = await self.asker.problem(prompts)
+        return f"no answers were generated: {problem}" if problem else None
 
     async def _people(self) -> list[HeldOutComparison]:
         limit = self.policy.judge.pairs if self.policy.judge else 0

@@ -41,14 +41,15 @@ class Copies:
 
     async def look(self, database: Database, step_since: datetime) -> Sight:
         """Read on and measure; `step_since` is when this share began."""
-        until = now() - self.settle
+        at = now()
+        until = at - self.settle
         after = max(self.since, self._read_to - OVERLAP)
         async with database.read() as connection:
-            self.crowd.add(await canaries.copies_between(connection, self.version, after, until))
+            self.crowd.add(await canaries.copies_between(connection, self.version, after, at))
             pairs = [pair for person in self.crowd.close(until) for pair in person.pairs]
             ids = [one.id for pair in pairs for one in (pair.stable, pair.candidate)]
             self._places |= await self._rewards.of(connection, ids)
-        self._read_to = max(self._read_to, until)
+        self._read_to = max(self._read_to, at)
         return await asyncio.to_thread(self._measure, step_since)
 
     def _measure(self, step_since: datetime) -> Sight:

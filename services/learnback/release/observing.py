@@ -36,6 +36,8 @@ class Person:
     treated: bool
     probability: float
     served: list[Served] = field(default_factory=list)
+    over: bool = False
+    """Their window is over, and they were tested: what is recorded later changes nothing."""
 
 
 @dataclass
@@ -61,7 +63,9 @@ class Crowd:
     def _place(self, one: Served) -> None:
         name = one.subject or one.id
         person = self._open.get((name, one.weight)) or self._begin(name, one)
-        if person is not None and one.at <= person.since + self.window:
+        if person is None or person.over:
+            return
+        if one.at <= person.since + self.window:
             person.served.append(one)
 
     def _begin(self, name: str, one: Served) -> Person | None:
@@ -88,6 +92,8 @@ class Crowd:
         over = [p for p in self._waiting if p.since + self.window <= until]
         over.sort(key=lambda p: p.since)
         self._waiting = [p for p in self._waiting if p.since + self.window > until]
+        for person in over:
+            person.over = True
         self.closed.extend(over)
         return over
 

@@ -44,6 +44,7 @@ async def promote(
     async with database.write() as connection:
         wanted = await store.get(connection, version)
         check_servable(wanted)
+        await _lock_candidate(connection)
         before = await store.alias_state(connection, Alias.STABLE)
         if before.version == version:
             return before
@@ -75,8 +76,8 @@ async def rollback(
     is none to go back to.
     """
     async with database.write() as connection:
+        candidate = await _lock_candidate(connection)
         before = await store.alias_state(connection, Alias.STABLE)
-        candidate = await store.alias_state(connection, Alias.CANDIDATE)
         if candidate.version is not None and to is None:
             moved = await _take_candidate(connection, candidate, actor, reason)
             taken: list[store.AliasState] = []
@@ -130,6 +131,18 @@ async def withdraw_candidate(
         reason=reason,
         weight=0.0,
     )
+
+
+async def _lock_candidate(connection: AsyncConnection) -> store.AliasState:
+    """The candidate, whose canary does not move until this transaction ends.
+
+    Its row before the aliases, as the controller does: else each may wait for the other.
+    """
+    seen = await store.alias_state(connection, Alias.CANDIDATE)
+    if seen.version is None:
+        return seen
+    await releases.find(connection, seen.version, lock=True)
+    return await store.alias_state(connection, Alias.CANDIDATE)
 
 
 async def _end_canary(

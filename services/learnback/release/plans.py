@@ -16,7 +16,7 @@ from learnback.release.quantiles import Quantile, quantile
 SETTLE = timedelta(seconds=10)
 """How late a completion may be recorded: the way over the stream takes a second or two."""
 OVERLAP = timedelta(minutes=2)
-"""Read again at each look, for what came later still."""
+"""Recorded so long ago is read again at each look: a transaction may have ended later."""
 LATENCIES = (0.5, 0.95)
 
 

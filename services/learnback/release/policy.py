@@ -15,15 +15,16 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from learnback.core.errors import Unprocessable
+from learnback.ledger.canaries import WEIGHT_DIGITS
 from learnback.release.closed import Closed
 from learnback.release.golden import GoldenItem
 
 
 def _share(value: Any) -> Any:
-    """`10%` as well as `0.1`."""
+    """`10%` as well as `0.1`; as exact as the ledger keeps it, so that both can be compared."""
     if isinstance(value, str) and value.strip().endswith("%"):
-        return float(value.strip()[:-1]) / 100
-    return value
+        value = float(value.strip()[:-1]) / 100
+    return round(value, WEIGHT_DIGITS) if isinstance(value, float) else value
 
 
 Share = Annotated[float, BeforeValidator(_share, json_schema_input_type=float | str)]
@@ -162,9 +163,10 @@ class OnDeadline(StrEnum):
 
     ROLL_BACK = "roll_back"
     PROMOTE_IF_SAFE = "promote_if_safe"
-    """Promote if every metric is proven not to be worse than its margin, else roll back."""
+    """Promote if every metric is proven not to be worse than its margin, and the step before 100%
+    has had its people and its time; else roll back. A step that is `manual` still asks first."""
     HOLD = "hold"
-    """Stay at the step until somebody approves or refuses."""
+    """Stay at the step until somebody approves or refuses: each manual step, then the last."""
 
 
 class OnNotLoaded(StrEnum):
@@ -298,7 +300,8 @@ def read_policy(path: Path | None) -> ReleasePolicy:
     if path is None:
         return ReleasePolicy()
     try:
-        declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        declared = yaml.load(text, Loader=_EachOnce)  # a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Unprocessable(f"The release policy {path} can't be read: {error}") from error
     try:
@@ -309,6 +312,22 @@ def read_policy(path: Path | None) -> ReleasePolicy:
             f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()
         )
         raise Unprocessable(f"The release policy {path} is wrong: {wrong}") from error
+
+
+class _EachOnce(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """YAML's safe types; a field that stands twice is an error, and not the last one's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the base, after a look at the names."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.YAMLError(f"`{key.value}` stands there twice{key.start_mark}")
+            seen.add(key.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def _resolved(policy: ReleasePolicy, folder: Path) -> ReleasePolicy:

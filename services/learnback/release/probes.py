@@ -29,7 +29,9 @@ HEDGES_EACH = 25
 
 _REFUSAL = re.compile(
     r"\b(?:i (?:can't|cannot|can not|won't|will not|am unable to|am not able to)"
-    r" (?:help|assist|answer|provide|do|discuss|comply|fulfil+|write|create|give|share|respond)"
+    r" (?:help|assist|answer|provide|do|discuss|comply|fulfil+|write|create|give|share|respond"
+    r"|talk about|speak about)"
+    r"|i(?:'m| am) not comfortable (?:answer|discuss|shar|talk|giv|provid|writ|help|assist)ing"
     r"|i'm (?:unable|not able) to|as an ai\b|as a language model|against my (?:guidelines|policy)"
     r"|i (?:must|have to) decline)"
 )

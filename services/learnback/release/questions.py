@@ -13,18 +13,22 @@ from learnback.release.engine import Answer, Sampling
 
 @dataclass(frozen=True)
 class Question:
-    """One request; `key` names it among all. `extra`: fields such as `tools`."""
+    """One request; `key` names it among all. `extra`: fields such as `tools`. `tenant`: as whom it
+    is asked; None: as ourselves."""
 
     key: str
     messages: Sequence[dict[str, Any]]
     sampling: Sampling
     extra: Mapping[str, Any] = field(default_factory=dict)
+    tenant: str | None = None
 
     @property
     def cache_key(self) -> str:
         """Names the question with everything that its answer hangs on: a golden item keeps its
         name when its prompt changes, and probes may change with a version of ours."""
         asked = {"messages": list(self.messages), **self.sampling.as_parameters(), **self.extra}
+        if self.tenant is not None:
+            asked["tenant"] = self.tenant
         return answer_key(self.key, asked)
 
 
@@ -48,4 +52,4 @@ class Side:
 
 def of_prompts(prompts: Sequence[HeldOutPrompt], sampling: Sampling) -> list[Question]:
     """Held-out prompts, asked as people ask."""
-    return [Question(p.key, p.messages, sampling) for p in prompts]
+    return [Question(p.key, p.messages, sampling, tenant=p.tenant) for p in prompts]

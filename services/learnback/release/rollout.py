@@ -160,7 +160,10 @@ class Rollout:
         assert since is not None and step_since is not None  # noqa: S101, PT018  # a canary runs
         if self._watch is None or (self._watch.version, self._watch.since) != (version, since):
             self._watch = Watch(version, plan, since, settle=self.settle)
-        return await self._watch.look(self.database, plan.policy.steps[way.step or 0], step_since)
+        watch, self._watch = self._watch, None  # what broke off half-way is read anew
+        sight = await watch.look(self.database, plan.policy.steps[way.step or 0], step_since)
+        self._watch = watch
+        return sight
 
     async def _keep(
         self,
@@ -206,14 +209,15 @@ class Rollout:
     ) -> None:
         """To the next step, if nobody has to approve it first."""
         following = (way.step or 0) + 1
-        if decision.verdict is CanaryVerdict.PROMOTE:
-            following = len(plan.policy.steps) - 1
-        step = plan.policy.steps[following]
-        if step.approval == "manual" and not _approved(way, following):
-            await self._await(connection, way, following)
-        elif decision.verdict is CanaryVerdict.PROMOTE:
+        promotes = decision.verdict is CanaryVerdict.PROMOTE
+        last = len(plan.policy.steps) - 1 if promotes else following
+        asks = _unapproved(way, plan.policy, last)
+        if asks is not None:
+            await self._await(connection, way, asks)
+        elif promotes:
             await promote_in(connection, way.version, CANARY, decision.reason)
         else:
+            step = plan.policy.steps[following]
             await self._advance(connection, way, following, step, decision.reason)
 
     async def _advance(
@@ -242,15 +246,20 @@ class Rollout:
         sight: Sight,
         decision: Decision,
     ) -> None:
-        """The deadline is over and nothing is proven."""
+        """The deadline is over and nothing is proven. A yes from before is one to what was proven
+        then, so it counts only where people decide."""
         last = len(plan.policy.steps) - 1
-        safe = not sight.mirrored and safe_at_deadline(sight.measured, plan.policy)
-        if safe or _approved(way, last):
-            await promote_in(connection, way.version, CANARY, decision.reason)
-        elif plan.policy.on_deadline is OnDeadline.HOLD:
-            await self._await(connection, way, last)
-        else:
+        onward = Decision(CanaryVerdict.PROMOTE, decision.reason)
+        if plan.policy.on_deadline is OnDeadline.HOLD:
+            asks = _unapproved(way, plan.policy, last, always=True)
+            if asks is not None:
+                await self._await(connection, way, asks)
+                return
+        elif not safe_at_deadline(sight.measured, _standing(way, sight), plan.policy):
             await roll_back(connection, way.version, decision.reason)
+            return
+        if (await loading.loaded(connection, way.version)).everywhere:
+            await self._onward(connection, way, plan, onward)
 
     async def _await(self, connection: AsyncConnection, way: Release, step: int) -> None:
         if way.awaiting_step != step:
@@ -300,6 +309,17 @@ def _only_approved(before: Release, after: Release) -> bool:
     ignored = {"revision", "approvals", "awaiting_step"}
     one: dict[str, Any] = before.model_dump(exclude=ignored)
     return one == after.model_dump(exclude=ignored)
+
+
+def _unapproved(
+    way: Release, policy: CanaryPolicy, last: int, *, always: bool = False
+) -> int | None:
+    """The first step up to `last` that waits for a person's yes; `always`: the last one does."""
+    for number in range((way.step or 0) + 1, last + 1):
+        asks = policy.steps[number].approval == "manual" or (always and number == last)
+        if asks and not _approved(way, number):
+            return number
+    return None
 
 
 def _approved(way: Release, step: int) -> bool:

@@ -194,6 +194,8 @@ class Story(BaseModel):
     """What it was trained from, the nearest first."""
     run: Run | None
     """The training run that made it."""
+    exposed: int
+    """People who have got an answer of it as a candidate, counted now."""
     looks: list[Look]
     """Each look at its canary, oldest first."""
     history: list[MoveView]

@@ -102,7 +102,8 @@ def scores(people: People) -> Scores:
 
 
 def paired(difference: Floats, first: Floats | None = None) -> Scores:
-    """Scores of people to whom both answered: candidate minus stable, (..., n), in [-1, 1].
+    """Scores of people to whom both answered: candidate minus stable, (..., n), in [-1, 1]; nan:
+    they said nothing, and are as if they had not come.
 
     Each is an observation of the difference itself, so nothing has to be known of who got what; the
     stake on it rests on the people before alone. `first`: how often the candidate's answer stood
@@ -111,15 +112,17 @@ def paired(difference: Floats, first: Floats | None = None) -> Scores:
     first place. At a margin of 0 the test is exact whatever people do: equal versions do equally
     well in an order by chance.
     """
+    told = ~np.isnan(difference)
+    said = np.where(told, difference, 0.0)
     factor = np.ones(difference.shape)
     if first is not None:
-        factor /= 1 - _habit(difference, first)
-    z = difference * factor
-    n = _before(np.ones(z.shape))
+        factor /= 1 - _habit(said, np.where(told, first, 0.5))
+    z = said * factor
+    n = _before(told)
     mean = _before(z) / (PRIOR + n)
     square = (PRIOR * 0.5 + _before(z * z)) / (PRIOR + n)
     variance = np.maximum(square - mean * mean, 0.05 * PRIOR / (PRIOR + n) + 1e-6)
-    return Scores(z, variance, -factor, factor, np.ones(z.shape, dtype=np.bool_))
+    return Scores(z, variance, -factor, factor, told)
 
 
 def _habit(difference: Floats, first: Floats) -> Floats:

@@ -25,7 +25,8 @@ class ReleaseSettings(Settings):
     inference_url: str = "http://127.0.0.1:8000"
     """Base URL of the inference process (a Service on Kubernetes), without `/v1`."""
     api_key: SecretStr = SecretStr("")
-    """Learnback key with the scope `infer`; empty where inference asks for none."""
+    """Learnback key with the scope `infer`, and with `evaluate` where several tenants have examples
+    in prompt versions; empty where inference asks for none."""
     judge_api_key: SecretStr = SecretStr("")
     """Key of the policy's judge model, if it asks for one."""
     policy: Path | None = None

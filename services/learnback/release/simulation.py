@@ -4,7 +4,8 @@ The decisions are the controller's own: `sequential` for the evidence, `canary` 
 is simulated is people: they come at random times, differ in how easily they are pleased, ask a
 different number of times, are in a worse mood at some hours, say something only sometimes and
 mostly when unhappy, and are heard after a delay. Requests fail in bursts. All arrays are
-(canaries, people), in the order in which people come.
+(canaries, people), in the order in which people come. Where the policy measures preference, the
+step's share of people sees both versions' answers side by side as well.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from pydantic import BaseModel, ConfigDict
 
 from learnback.release.canary import harm_limit, proof_limit
 from learnback.release.policy import CanaryPolicy, Measure, Metric, Step
-from learnback.release.sequential import Bools, Floats, People, log_wealth, scores
+from learnback.release.sequential import (
+    Bools,
+    Floats,
+    People,
+    Scores,
+    log_wealth,
+    paired,
+    scores,
+)
+from learnback.release.side_by_side import SideBySide
 
 POLICY = CanaryPolicy(
     steps=(
@@ -32,6 +42,12 @@ POLICY = CanaryPolicy(
         Metric(measure=Measure.LATENCY, margin=0.05),
     ),
 )
+COMPARING = POLICY.model_copy(
+    update={
+        "metrics": (Metric(measure=Measure.PREFERENCE, aim="improve"), *POLICY.metrics[1:]),
+    }
+)
+"""The same, by what people prefer of two answers."""
 CHUNK = 20
 """Canaries at once: arrays that fit the processor's cache are twice as fast."""
 KINDS = 3
@@ -56,6 +72,12 @@ class Town:
     """How often the learned reward sees rightly whether an answer pleases."""
     fails: float = 0.01
     slow: float = 0.05
+    prefer_say: float = 0.3
+    """How often those who see two answers side by side say which is better."""
+    habit: float = 0.1
+    """Share of people who take the first of two answers without reading."""
+    alike: float = 0.5
+    """How often the prompt alone decides whether both versions' answers to it please."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,8 @@ class Chunk:
     feedback: People
     errors: People
     latency: People
+    preference: SideBySide | None = None
+    """None: nobody sees two answers."""
 
 
 class Outcomes(BaseModel):
@@ -86,11 +110,15 @@ class Outcomes(BaseModel):
     """Median number of people who had come when it was decided; None if most never were."""
     exposed: float | None
     """Median number of them who had got the candidate, those still in their window included."""
+    votes: float | None
+    """Median number of people whose word counted by then."""
     hours: float | None
     fixed_size: float | None
     """People for a test of fixed size at 50%, at the same alpha and with a power of 80%."""
     peeking: float
     """Share that a z-test of what people say, looked at after everybody, would have promoted."""
+    comparing: bool
+    """Whether people said which of two answers is better, not how they liked one."""
     decided_after: list[int]
     """People at each decision, ascending; undecided ones are left out."""
 
@@ -111,8 +139,7 @@ def simulate(
         rng = np.random.default_rng([seed, start, round((effect + 1) * 1e6)])
         parts.append(_decisions(draw(rng, size, effect, town, policy), town, policy))
         progress(start + size)
-    kinds = ("promoted", "rolled_back", "people", "exposed", "hours", "variance", "peeked")
-    found = {k: np.concatenate([part[k] for part in parts]) for k in kinds}
+    found = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
     decided = found["promoted"] | found["rolled_back"]
     return Outcomes(
         effect=effect,
@@ -121,9 +148,11 @@ def simulate(
         rolled_back=float(found["rolled_back"].mean()),
         people=_median(found["people"], decided),
         exposed=_median(found["exposed"], decided),
+        votes=_median(found["votes"], decided),
         hours=_median(found["hours"], decided),
         fixed_size=_fixed_size(effect, float(np.nanmean(found["variance"])), policy.alpha),
         peeking=float(found["peeked"].mean()),
+        comparing=policy.metrics[0].measure is Measure.PREFERENCE,
         decided_after=sorted(int(n) for n in found["people"][decided]),
     )
 
@@ -144,6 +173,11 @@ def draw(
     burst = np.where(np.sin(at * 7.3) > 0.97, 10.0, 1.0)  # an incident every hour or so
     failed = rng.binomial(visits, np.clip(town.fails * burst, 0, 1)) / visits
     slow = rng.binomial(visits, np.clip(town.slow * (1 + mood * 5), 0, 1)) / visits
+    both = None
+    if any(metric.measure is Measure.PREFERENCE for metric in policy.metrics):
+        both = SideBySide.draw(
+            rng, share, visits, (easy + mood, effect), (town.prefer_say, town.habit, town.alike)
+        )
     return Chunk(
         at=at,
         treated=treated,
@@ -152,6 +186,7 @@ def draw(
         feedback=People(treated, share, said, kind, KINDS),
         errors=People(treated, share, 1 - failed),
         latency=People(treated, share, 1 - slow),
+        preference=both,
     )
 
 
@@ -201,8 +236,7 @@ def _decisions(chunk: Chunk, town: Town, policy: CanaryPolicy) -> dict[str, Floa
     )
     found = {}
     for metric in policy.metrics:
-        people: People = getattr(chunk, metric.measure.value)
-        found[metric.measure] = scored = scores(people)
+        found[metric.measure] = scored = _scores(chunk, metric.measure)
         harmed |= log_wealth(scored, -metric.margin, above=False) >= harm_limit(policy)
         floor = 0.0 if metric.aim == "improve" else -metric.margin
         proven &= log_wealth(scored, floor, above=True) >= proof_limit(policy)
@@ -212,18 +246,47 @@ def _decisions(chunk: Chunk, town: Town, policy: CanaryPolicy) -> dict[str, Floa
     row, index = np.arange(len(when)), np.minimum(when, n - 1)
     hours = chunk.at[row, index] + policy.window.total_seconds() / 3600
     come = (chunk.at <= hours[:, None]).sum(axis=1)
-    exposed = np.cumsum(chunk.treated, axis=1)[row, np.maximum(come, 1) - 1]
-    at_half = chunk.last_step.any(axis=0)
-    half = np.where(chunk.last_step, found[Measure.FEEDBACK].z, np.nan)[:, at_half]
+    opinion = policy.metrics[0].measure
     return {
         "promoted": first_proof < first_harm,
         "rolled_back": (first_harm < n) & (first_harm <= first_proof),
         "people": come,
-        "exposed": exposed,
+        "exposed": np.cumsum(_sees_it(chunk), axis=1)[row, np.maximum(come, 1) - 1],
+        "votes": np.cumsum(_votes(chunk, opinion), axis=1)[row, index],
         "hours": hours,
-        "variance": np.full(len(when), np.nanvar(half) if at_half.any() else np.nan),
-        "peeked": _peeked(chunk.feedback),
+        "variance": np.full(len(when), _variance(chunk, opinion, found[opinion])),
+        "peeked": _peeked(chunk, opinion),
     }
+
+
+def _scores(chunk: Chunk, measure: Measure) -> Scores:
+    if measure is Measure.PREFERENCE:
+        assert chunk.preference is not None  # noqa: S101
+        return paired(chunk.preference.difference, chunk.preference.first)
+    people: People = getattr(chunk, measure.value)
+    return scores(people)
+
+
+def _sees_it(chunk: Chunk) -> Bools:
+    """Who gets the candidate's answer, alone or beside stable's."""
+    if chunk.preference is None:
+        return chunk.treated
+    return chunk.treated | chunk.preference.asked
+
+
+def _votes(chunk: Chunk, opinion: Measure) -> Bools:
+    """Whose opinion counts."""
+    if opinion is Measure.PREFERENCE and chunk.preference is not None:
+        return ~np.isnan(chunk.preference.difference)
+    return ~np.isnan(chunk.feedback.outcome)
+
+
+def _variance(chunk: Chunk, opinion: Measure, found: Scores) -> float:
+    """Of z at the last step, for each person who comes; the silent ones say that much less."""
+    counted = chunk.last_step & (found.counts if opinion is Measure.PREFERENCE else True)
+    if not counted.any():
+        return float("nan")
+    return float(found.z[counted].var() / (counted.sum() / chunk.last_step.sum()))
 
 
 def _first(hits: Bools) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -231,8 +294,11 @@ def _first(hits: Bools) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.where(hits.any(axis=1), hits.argmax(axis=1), hits.shape[1])
 
 
-def _peeked(people: People, z: float = 1.645, least: int = 50) -> Bools:
+def _peeked(chunk: Chunk, opinion: Measure, z: float = 1.645, least: int = 50) -> Bools:
     """Whether a one-sided z-test of the answers' means ever says "better" at 95%."""
+    if opinion is Measure.PREFERENCE and chunk.preference is not None:
+        return chunk.preference.peeked(z, least)
+    people = chunk.feedback
     known = ~np.isnan(people.outcome)
     y = np.where(known, people.outcome, 0.0)
     counts, means, errors = [], [], []

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.contracts.models import Alias
 from learnback.core.errors import NotFound
-from learnback.ledger import releases, replicas, runs
+from learnback.ledger import canaries, releases, replicas, runs
 from learnback.ledger.database import Database
 from learnback.registry import store
 from learnback.release.phases import Phase, phase_of, track_of, weight_of
@@ -69,6 +69,7 @@ async def tell(database: Database, version: str, progress: dict[str, Any] | None
             release=way,
             parents=await _parents(connection, found),
             run=await _run(connection, found.run_id),
+            exposed=await _exposed(connection, way),
             looks=looks,
             history=await _moves(connection, version),
             progress=progress,
@@ -101,6 +102,13 @@ async def _parents(connection: AsyncConnection, version: store.ModelVersion) -> 
         known = await store.find(connection, parent)
         parent = known.parent if known else None
     return found
+
+
+async def _exposed(connection: AsyncConnection, way: releases.Release) -> int:
+    """Counted anew: answers that were under way at a rollback are recorded after it."""
+    if way.canary_since is None:
+        return 0
+    return await canaries.people_with(connection, way.version, way.canary_since)
 
 
 async def _run(connection: AsyncConnection, run_id: str | None) -> runs.Run | None:

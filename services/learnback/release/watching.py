@@ -41,6 +41,7 @@ class Watch:
     _rewards: Places = field(init=False)
     _read_to: datetime = field(init=False)
     _seen: dict[str, datetime] = field(default_factory=dict)
+    """When each was read that may be read again."""
     _first_bytes: dict[str, list[float]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,21 +59,23 @@ class Watch:
         """Read on and measure."""
         if step.mirror:
             return await self.copies.look(database, step_since)
-        until = now() - self.settle
-        await self._read(database, until)
+        at = now()
+        until = at - self.settle
+        await self._read(database, at, until)
         self.quick.close(until)
         await self._learn(database, self.slow.close(until))
         return await asyncio.to_thread(self._measure, step.traffic)
 
-    async def _read(self, database: Database, until: datetime) -> None:
+    async def _read(self, database: Database, at: datetime, until: datetime) -> None:
+        """What was recorded by now; who came before `until` and compared has had their say."""
         after = max(self.since, self._read_to - OVERLAP)
         async with database.read() as connection:
-            rows = await canaries.served_between(connection, after, until)
-            await self.comparisons.read(connection, after, until)
-        fresh = [row for row in rows if row.id not in self._seen]
-        self._seen = {i: at for i, at in self._seen.items() if at > after - OVERLAP}
-        self._seen |= {row.id: row.at for row in fresh}
-        self._read_to = max(self._read_to, until)
+            rows = await canaries.served_between(connection, after, at)
+            await self.comparisons.read(connection, after, at, until)
+        fresh = [row for row in rows if row.id not in self._seen and row.at > self.since]
+        self._seen = {i: read_at for i, read_at in self._seen.items() if read_at > after}
+        self._seen |= {row.id: at for row in fresh}
+        self._read_to = max(self._read_to, at)
         for crowd in (self.quick, self.slow):
             crowd.add(fresh)
         for row in fresh:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from redis.asyncio import Redis
@@ -76,7 +77,13 @@ def create_app(
             await closing()
 
     app = FastAPI(title="Learnback retraining", version=__version__, lifespan=lifespan)
-    app.add_middleware(BodyLimits, max_bytes=MAX_BODY_BYTES, max_seconds=BODY_SECONDS)
+    required, ring = keys_required(common, settings.host), KeyRing(database)
+    app.add_middleware(
+        BodyLimits,
+        max_bytes=MAX_BODY_BYTES,
+        max_seconds=BODY_SECONDS,
+        admit=partial(ring.authenticate, required=required),
+    )
     add_error_handlers(app)
     add_health_routes(
         app,
@@ -87,8 +94,7 @@ def create_app(
             "alone": watch.check,
         },
     )
-    required = keys_required(common, settings.host)
-    app.state.parts = routes.Parts(settings, database, watch, KeyRing(database), required)
+    app.state.parts = routes.Parts(settings, database, watch, ring, required)
     app.include_router(routes.router)
     return app
 
@@ -148,7 +154,7 @@ def main() -> None:
     app = create_app(
         settings, common, database=database, redis=redis, base=base, cluster=cluster, close=close
     )
-    serve(app, settings.host, settings.port)
+    serve(app, settings.host, settings.port, common.head_timeout)
 
 
 async def _prepare_once(common: CommonSettings) -> store.ModelVersion:

@@ -230,12 +230,14 @@ class Cycle:
         folder = self.folder_of(run.id)
         judge = run.progress.get("optimised_against")
         paid_by = await self.registrar.fetch(judge) if judge else None
+        found = await asyncio.to_thread(found.paid_by, judge) if judge else found
         await asyncio.to_thread(write_run, run, self.base, found, folder, paid_by)
         settled = found.settled
         waiting = [s.id for s in survey.waiting if s.id in settled]
         async with self.database.write() as connection:
             taken = await training.claim(connection, run.id, waiting)
-            if taken < len(waiting):  # somebody took a word back: the dataset must not hold it
+            gone = await training.count_taken_back(connection, settled)  # also of earlier runs
+            if taken < len(waiting) or gone:  # a word taken back must not be in the dataset
                 raise Conflict(f"run {run.id}: signals changed while it was prepared; once more")
             await change_run(
                 connection,

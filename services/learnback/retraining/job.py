@@ -74,8 +74,8 @@ def run(plan: RunPlan, directory: Path) -> ExitCode:
     terminated: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: terminated.append(number))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL would tell its makers
-    from learnback.retraining.trainers.checkpoints import is_main
-    from learnback.retraining.trainers.progress import (  # slow: torch
+    from learnback.retraining.trainers.processes import is_main  # slow: torch
+    from learnback.retraining.trainers.progress import (
         ProgressReport,
         StopRequest,
         describe,

@@ -236,22 +236,24 @@ def read_plan(directory: Path) -> RunPlan:
     return RunPlan.model_validate_json((directory / PLAN_FILE).read_bytes())
 
 
-def write_atomically(path: Path, content: str) -> None:
+def write_atomically(path: Path, content: str, *, durable: bool = True) -> None:
     """Replace ``path`` in one go: a reader sees the old file or the new one, also after a power
-    failure.
+    failure unless it need not be ``durable``, which takes as long as a step of a small model.
     """
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(partial, 0o644)
         os.replace(partial, path)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    if durable:
+        sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -133,6 +133,10 @@ class FilterSettings(Settings):
     max_rater_share: float = Field(0.25, gt=0, le=1)
     """Largest share of all signals that one rater may have, once there are ten raters; more of
     them wait. Signals without rater are not capped."""
+    max_resemblance: float = Field(0.8, ge=0.5, le=1)
+    """Share of three-word runs, in each message of the prompt and in each answer, above which one
+    of two rows is left out; and above which no prompt is trained on that resembles a held-out one.
+    As arXiv:2107.06499 has it; 1: nothing is too alike."""
     min_answer_characters: int = Field(1, ge=1)
     """Shorter answers are left out."""
     max_answer_characters: int = Field(20_000, ge=1)

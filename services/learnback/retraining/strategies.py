@@ -41,6 +41,8 @@ class Bounds:
 
     min_votes: int = 1
     """Independent people who judged an answer; a correction stands for itself."""
+    min_agreement: float = 0.0
+    """Share of those who judged an answer that must like it."""
     longest: int = 3_000
     """Bytes of prompt and answer: longer ones would hardly ever fit beside a prompt."""
     most: int = 1_000
@@ -107,8 +109,11 @@ class _Liked:
 def build(
     examined: Examined, signals: Sequence[Signal], scores: Scores, bounds: Bounds | None = None
 ) -> Built:
-    """The bank of all that was `examined`, from the training side only."""
-    chosen = bounds or Bounds()
+    """The bank of all that was `examined`, from the training side only; without `bounds` by the
+    filters that hold for all methods."""
+    chosen = bounds or Bounds(
+        min_votes=examined.filters.min_votes, min_agreement=examined.filters.min_item_agreement
+    )
     left_out: defaultdict[str, int] = defaultdict(int)
     sources = _sources(signals)
     ranks = _ranks(scores)
@@ -220,7 +225,8 @@ def _liked(
         correction = any(_written(vote) for vote in positive)
         enough = correction or independent([v.said for v in last]) >= bounds.min_votes
         total = sum(sorted(vote.value for vote in last))
-        if not positive or not enough or total * 2 <= len(last):
+        agreed = len(positive) / len(last) >= bounds.min_agreement
+        if not positive or not (enough and agreed) or total * 2 <= len(last):
             continue
         share = (total + 1) / (len(last) + 2)
         yield _Liked(positive, correction, share, _source(positive, sources))

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import httpx
@@ -73,16 +74,17 @@ def create_app(
             await closing()
 
     app = FastAPI(title="Learnback reward", version=__version__, lifespan=lifespan)
+    required, ring = keys_required(common, settings.host), KeyRing(database)
     app.add_middleware(
         BodyLimits,
         max_bytes=settings.max_body_bytes,
         max_seconds=settings.body_timeout.total_seconds(),
+        admit=partial(ring.authenticate, required=required),
     )
     add_error_handlers(app)
     checks = {"ledger": database.check, "bus": consumers_ready(work.consumers)}
     add_health_routes(app, checks)
-    required = keys_required(common, settings.host)
-    app.include_router(routes.router(worker, KeyRing(database), required=required))
+    app.include_router(routes.router(worker, ring, required=required))
     app.state.worker = worker
     return app
 
@@ -158,4 +160,4 @@ def main() -> None:
     app = create_app(
         settings, common, database=database, redis=redis, models=models, judge=judge, close=close
     )
-    serve(app, settings.host, settings.port)
+    serve(app, settings.host, settings.port, common.head_timeout)

@@ -1,4 +1,4 @@
-"""What only a cluster can show. Not run yet where it was written: see README.md of this folder."""
+"""What only a cluster can show. README.md of this folder says what was run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.conftest import NOT_RUN
 from tests.e2e.cluster.kube import RELEASE, Kube, until
-from tests.e2e.cluster.load import load_pod
+from tests.e2e.cluster.load import STOP, load_pod
 
 pytestmark = [pytest.mark.timeout(7200), pytest.mark.xdist_group("cluster")]
 
@@ -31,6 +31,10 @@ class Load:
         self.kube, self.name = kube, name
         kube.apply(load_pod(name, seconds, workers))
         kube.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
+
+    def stop(self) -> None:
+        """Ask nothing more. They tell whether they were `stopped`, or were done before."""
+        self.kube.kubectl("exec", self.name, "--", "touch", STOP, check=False)
 
     def told(self) -> dict[str, Any]:
         """What they saw, once they are done."""
@@ -88,12 +92,14 @@ def test_every_version_is_an_object(kube: Kube) -> None:
 
 
 def test_a_rolling_restart_breaks_no_stream(clean: Kube) -> None:
-    load = Load(clean, "load-restart", seconds=600, workers=8)
+    load = Load(clean, "load-restart", seconds=3600, workers=8)
     clean.kubectl("rollout", "restart", f"deployment/{RELEASE}-inference")
     clean.rolled_out("inference")
+    load.stop()
     told = load.told()
+    assert told["stopped"], "the rollout took longer than the load"
     assert told["whole"] > 20
-    assert (told["broken"], told["refused"]) == (0, 0)
+    assert (told["broken"], told["refused"]) == (0, 0), told["why"]
 
 
 def test_killing_valkey_and_reward_loses_nothing(clean: Kube) -> None:

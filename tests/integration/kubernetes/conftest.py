@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster_jobs import RULES, TEMPLATE, launching
+from tests.cluster_jobs import RULES, TEMPLATE, launching, training
 from tests.fake_cluster.api import serving
 from tests.fake_cluster.jobs import JobController
 from tests.fake_cluster.state import FakeKubernetes
@@ -50,3 +50,14 @@ def folder(tmp_path: Path) -> Path:
     found.mkdir(parents=True)
     (found / "run.json").write_text(json.dumps({"run_id": "run_01ab", "seed": 0}))
     return found
+
+
+@pytest.fixture
+async def under_way(
+    launcher: KubernetesLauncher, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The folder of a run whose job trains until a file `go` appears in it."""
+    monkeypatch.setenv("QUICK_JOB", "wait")
+    await launcher.start(folder)
+    await training(launcher, folder)
+    return folder

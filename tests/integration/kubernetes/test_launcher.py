@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster_jobs import RULES, ended, launching, starts, training
+from tests.cluster_jobs import RULES, ended, launching, starts
 from tests.conftest import wait_until
 from tests.fake_cluster.jobs import JobController
 from tests.fake_cluster.state import FakeKubernetes, Object
@@ -37,17 +37,11 @@ async def test_a_run_is_a_job_of_its_name_and_runs_to_its_end(
 
 
 async def test_starting_twice_makes_one_job(
-    launcher: KubernetesLauncher,
-    kubernetes: FakeKubernetes,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    launcher: KubernetesLauncher, kubernetes: FakeKubernetes, under_way: Path
 ) -> None:
-    monkeypatch.setenv("QUICK_JOB", "wait")
-    await launcher.start(folder)
-    await training(launcher, folder)
-    await launcher.start(folder)
+    await launcher.start(under_way)
     assert len(kubernetes.all("jobs")) == 1
-    assert starts(folder) == 1
+    assert starts(under_way) == 1
 
 
 async def test_a_rival_that_was_first_is_no_error(
@@ -65,21 +59,15 @@ async def test_a_rival_that_was_first_is_no_error(
 
 
 async def test_another_process_finds_the_job_by_its_name(
-    launcher: KubernetesLauncher,
-    cluster: Cluster,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    launcher: KubernetesLauncher, cluster: Cluster, under_way: Path
 ) -> None:
-    monkeypatch.setenv("QUICK_JOB", "wait")
-    await launcher.start(folder)
-    await training(launcher, folder)
-    await launcher.leave(folder, grace_s=0.0)
+    await launcher.leave(under_way, grace_s=0.0)
     second = KubernetesLauncher(cluster, launcher.template)
-    status = await second.status(folder)
+    status = await second.status(under_way)
     assert (status.vital, status.note) == (Vital.ALIVE, "running on node-1")
-    (folder / "go").touch()
-    assert (await ended(second, folder)).exit_code == ExitCode.DONE
-    assert starts(folder) == 1
+    (under_way / "go").touch()
+    assert (await ended(second, under_way)).exit_code == ExitCode.DONE
+    assert starts(under_way) == 1
 
 
 async def test_bad_data_ends_the_job_at_once_and_for_good(
@@ -108,51 +96,42 @@ async def test_disruptions_cost_no_try_and_the_next_pod_goes_on(
     launcher: KubernetesLauncher,
     controller: JobController,
     kubernetes: FakeKubernetes,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    under_way: Path,
 ) -> None:
-    monkeypatch.setenv("QUICK_JOB", "wait")
-    await launcher.start(folder)
     for count in (1, 2, 3):
 
         def running(wanted: int = count) -> Object | None:
             pods = [
                 p for p in kubernetes.all("pods") if p.get("status", {}).get("phase") == "Running"
             ]
-            begun = (folder / "starts").exists() and starts(folder) == wanted
-            return pods[0] if pods and begun and (folder / "step").exists() else None
+            begun = starts(under_way) == wanted
+            return pods[0] if pods and begun and (under_way / "step").exists() else None
 
         pod = await wait_until(running, f"pod {count} trains")
         controller.evict(pod)
-    await wait_until(lambda: starts(folder) == 4, "the fourth pod starts")
-    (folder / "go").touch()
-    assert (await ended(launcher, folder)).exit_code == ExitCode.DONE
-    assert starts(folder) == 4
+    await wait_until(lambda: starts(under_way) == 4, "the fourth pod starts")
+    (under_way / "go").touch()
+    assert (await ended(launcher, under_way)).exit_code == ExitCode.DONE
+    assert starts(under_way) == 4
 
 
 async def test_stopping_lets_the_job_save_and_takes_it_away(
-    launcher: KubernetesLauncher,
-    kubernetes: FakeKubernetes,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    launcher: KubernetesLauncher, kubernetes: FakeKubernetes, under_way: Path
 ) -> None:
-    monkeypatch.setenv("QUICK_JOB", "wait")
-    await launcher.start(folder)
-    await training(launcher, folder)
-    await launcher.stop(folder, grace_s=0.0)
+    await launcher.stop(under_way, grace_s=0.0)
 
     async def absent() -> bool:
-        status = await launcher.status(folder)
+        status = await launcher.status(under_way)
         assert status.vital is not Vital.ENDED
         return status.vital is Vital.ABSENT
 
     await wait_until(absent, "the job is gone")
     assert kubernetes.all("pods") == []
-    await launcher.stop(folder, grace_s=0.0)
-    (folder / "go").touch()
-    await launcher.start(folder)
-    assert (await ended(launcher, folder)).exit_code == ExitCode.DONE
-    assert starts(folder) == 2
+    await launcher.stop(under_way, grace_s=0.0)
+    (under_way / "go").touch()
+    await launcher.start(under_way)
+    assert (await ended(launcher, under_way)).exit_code == ExitCode.DONE
+    assert starts(under_way) == 2
 
 
 async def test_an_ended_job_makes_room_for_the_next_try(

@@ -36,7 +36,21 @@ engine. */}}
 {{- if .Values.rewardEngine.enabled }}
 - name: LEARNBACK_REWARD_ENGINE_URL
   value: http://{{ include "learnback.fullname" . }}-reward-engine:{{ include "learnback.port" (dict "component" "reward-engine") }}
+{{ include "learnback.rewardEngine.key" . }}
 {{- end }}
+{{- end -}}
+
+{{/* The bearer token of the reward engine, which it asks for and which reward and release send. */}}
+{{- define "learnback.rewardEngine.key" -}}
+- name: LEARNBACK_REWARD_ENGINE_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "learnback.rewardEngine.secretName" . }}
+      key: {{ .Values.rewardEngine.existingSecretKey }}
+{{- end -}}
+
+{{- define "learnback.rewardEngine.secretName" -}}
+{{- .Values.rewardEngine.existingSecret | default (printf "%s-reward-engine" (include "learnback.fullname" .)) -}}
 {{- end -}}
 
 {{/* Where reward and release put reward models for the engine, which reads them under the same paths. "components": of which

@@ -16,7 +16,7 @@ redis-url: {{ .Values.externalRedis.url | quote }}
 
 {{/* The keys of our own processes, and what each may do: no more than its user needs. */}}
 {{- define "learnback.keyScopes" -}}
-release: [infer]
+release: [infer, evaluate]
 check: [infer, feedback]
 admin: [admin]
 {{- if eq .Values.apiKeys.operatorKey "operator" }}

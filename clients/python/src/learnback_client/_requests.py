@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from learnback_client.signals import Signal
 R = TypeVar("R")
 B = TypeVar("B", bound=BaseModel)
 MOST_PER_BATCH = 1000
+MOST_BYTES = 3_500_000
+"""Of the signals in one batch: the service takes bodies of 4 MiB."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,18 @@ def supersede(feedback_id: str, signal: Signal) -> Request[Received]:
 
 def batches(items: Sequence[Signal]) -> list[Request[BatchAnswer]]:
     """Send many signals, as many at once as the service takes; each with its own key."""
-    keyed = [{"idempotency_key": str(uuid.uuid4()), **item} for item in items]
-    return [
-        Request(
-            "POST",
-            "/v1/feedback/batch",
-            _as(BatchAnswer),
-            {"items": keyed[start : start + MOST_PER_BATCH]},
-        )
-        for start in range(0, len(keyed), MOST_PER_BATCH)
-    ]
+    parts: list[list[dict[str, Any]]] = []
+    used = 0
+    for item in items:
+        keyed = {"idempotency_key": str(uuid.uuid4()), **item}
+        size = len(json.dumps(keyed, default=str).encode())
+        if not parts or len(parts[-1]) == MOST_PER_BATCH or used + size > MOST_BYTES:
+            parts.append([])
+            used = 0
+        parts[-1].append(keyed)
+        used += size
+    path = "/v1/feedback/batch"
+    return [Request("POST", path, _as(BatchAnswer), {"items": part}) for part in parts]
 
 
 def get(feedback_id: str) -> Request[Feedback]:

@@ -6,6 +6,7 @@ All that the methods get are labels that simulated people gave to the pretrained
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from learnback.local.ladder.budget import (
     KEPT_FOR_MEASURING,
     KL_ANSWERS,
     POLICY,
+    Sizes,
     Speed,
     sizes,
 )
@@ -60,6 +62,8 @@ NAMES = {"sft": "supervised", "dpo": "DPO", "kto": "KTO", "rloo": "RLOO"}
 PLAIN_SALT, RUNG_SALT, TASK_SALT, LABEL_SALT = 1, 2, 3, 1_000
 """Which random numbers: rungs share theirs, and the pretrained model's are others."""
 POLICY_RATE = 1e-3
+CHECKED = 10
+"""How often the held-out judge looks at a policy: one that drifts soon has been judged before."""
 NO_STOP = {"kl_target": None, "kl_stop": 1e6, "length_stop": 1e6}
 """For runs that are meant to go too far."""
 
@@ -75,12 +79,15 @@ class Ladder:
         self.score = score
         self.result = result
         self.silence = INDIFFERENCE.get(result.preference, 0.0)
-        self.stages = Stages(console, 5 + len(METHODS))
+        left = [m for m in METHODS if NAMES[m] not in result.named]
+        self.methods = left
+        self.stages = Stages(console, 5 + len(left))
+        self.before = dict(result.seconds)
         self.split = split_prompts(result.seed, held_out=KEPT_FOR_MEASURING)
         self.answered: list[Answered] = []
 
     def run(self, write: Callable[[], None]) -> None:
-        """All of it, into the result; `write` is called when there is more in it."""
+        """All that is not yet in the result; `write` is called when there is more in it."""
         with self.stages.stage("prepare", "the model is loaded and timed") as stage:
             self._prepare(stage)
         with self.stages.stage("label", "people judge the pretrained model's answers") as stage:
@@ -90,7 +97,7 @@ class Ladder:
         with self.stages.stage("ask", "ways to ask are measured") as stage:
             self._measure_ways(stage)
         self._note(write)
-        for method in METHODS:
+        for method in self.methods:
             with self.stages.stage(method, f"{NAMES[method]} is trained and measured") as stage:
                 self._measure_method(method, stage)
             self._note(write)
@@ -99,7 +106,10 @@ class Ladder:
         self._note(write)
 
     def _note(self, write: Callable[[], None]) -> None:
-        self.result.seconds = dict(self.stages.seconds)
+        self.result.seconds = {
+            name: round(self.before.get(name, 0.0) + self.stages.seconds.get(name, 0.0), 2)
+            for name in {**self.before, **self.stages.seconds}
+        }
         write()
 
     def _prepare(self, stage: Stage) -> None:
@@ -112,8 +122,11 @@ class Ladder:
         read, learn = self.writer.time_learning([group[0] for group in first[:BATCH]])
         speed = Speed(seconds, read, learn, START_S)
         rungs = len(ways([], 0)) + 1 + len(METHODS)
-        self.sizes = sizes(60 * self.result.budget_minutes, speed, rungs)
-        self.result.speed, self.result.sizes = asdict(speed), asdict(self.sizes)
+        if self.result.sizes:  # it goes on: rungs must stay comparable
+            self.sizes = Sizes(**self.result.sizes)
+        else:
+            self.sizes = sizes(60 * self.result.budget_minutes, speed, rungs)
+            self.result.speed, self.result.sizes = asdict(speed), asdict(self.sizes)
         stage.note = f"{1 / seconds:.1f} answers a second"
 
     def _answer(self, prompts: Sequence[str], stage: Stage) -> list[list[Rollout]]:
@@ -175,16 +188,20 @@ class Ladder:
         self.plain = [messages_of(prompt) for prompt in self.asked]
         first = self.writer.write(self.plain, salt=PLAIN_SALT)
         self.pretrained = [self.writer.text(group[0]) for group in first]
-        every = ways(self.labels.best, len(self.labels.thumbs))
+        found = ways(self.labels.best, len(self.labels.thumbs))
+        every = [way for way in found if way.name not in self.result.named]
         for number, way in enumerate(every):
             stage.advance(number, len(every), way.name)
             self._measure(way, signals=way.signals)
 
     def _measure_method(self, method: Method, stage: Stage) -> None:
         steps = asdict(self.sizes)[f"{method}_steps"]
+        if self.result.failed.pop(NAMES[method], None):
+            shutil.rmtree(self.out / "runs" / method, ignore_errors=True)
         own: dict[str, Any] = {"batch_size": BATCH, "bfloat16": self.writer.bfloat16}
         if method == "rloo":
             own |= policy_settings() | {"evaluation_prompts": 16}
+            own["checkpoint_every"] = max(1, steps // CHECKED)
         try:
             made = self._train(method, method, stage, max_steps=steps, **own)
         except NotMade as error:
@@ -198,7 +215,9 @@ class Ladder:
         stage.note = f"win rate {self.result.rungs[-1].win_rate:.2f}"
 
     def _draw_curves(self, stage: Stage) -> None:
-        for beta in CURVE_BETAS:
+        drawn = {curve.name for curve in self.result.curves}
+        for beta in (beta for beta in CURVE_BETAS if f"beta {beta:g}" not in drawn):
+            self.result.failed.pop(f"the curve of beta {beta:g}", None)
             own = policy_settings() | NO_STOP | {"beta": beta, "evaluation_prompts": 2}
             own["bfloat16"] = self.writer.bfloat16
             try:
@@ -219,8 +238,7 @@ class Ladder:
             dataset=self.datasets[method],
             seed=self.result.seed,
             reward_model=self.reward_folder if method == "rloo" else None,
-            checkpoint_every=max(1, own["max_steps"] // 2),
-            **own,
+            **{"checkpoint_every": max(1, own["max_steps"] // 2), **own},
         )
 
     def _read_curve(self, name: str, made: Made) -> None:

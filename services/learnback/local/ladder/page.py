@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,19 @@ class LadderResult:
     curves: list[Curve] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage."""
+
+    @property
+    def named(self) -> set[str]:
+        """The rungs that are measured."""
+        return {rung.name for rung in self.rungs}
+
+    @classmethod
+    def from_json(cls, text: str) -> LadderResult:
+        """As `asdict` and `json` wrote it."""
+        read = json.loads(text)
+        read["rungs"] = [Rung(**rung) for rung in read["rungs"]]
+        read["curves"] = [Curve(**curve) for curve in read["curves"]]
+        return cls(**read)
 
 
 def page_of(result: LadderResult) -> Page:

@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,8 +31,12 @@ def run_ladder(
     preference: str,
     model: str | None,
     out: Path,
+    resume: bool = False,
 ) -> int:
-    """Measure, and write ladder.md, ladder.html and the pictures into `out`; 1 if a rung failed."""
+    """Measure, and write ladder.md, .html, .json and the pictures into `out`; 1 if a rung failed.
+
+    With `resume` go on where one in `out` was ended: what it has is not measured again.
+    """
     console = Console()
     try:
         score = load_preference(preference, seed)
@@ -49,20 +52,43 @@ def run_ladder(
         machine=describe_machine(),
         command=shlex.join(["learnback", *sys.argv[1:]]),
     )
-    started = time.monotonic()
+    if resume:
+        result = _earlier(out / f"{STEM}.json", result)
 
     def write() -> None:
         """After every stage: who ends a ladder early has what was measured by then."""
-        result.total_seconds = round(time.monotonic() - started, 1)
+        result.total_seconds = round(sum(result.seconds.values()), 1)
         page_of(result).write(out, STEM)
-        if json_file is not None:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
+        for file in filter(None, (out / f"{STEM}.json", json_file)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
 
     Ladder(out, chosen, score, result, console).run(write)
     _show(result, console)
     say(console, f"\n{out / STEM}.md and .html hold the table, the pictures and some answers.")
     return 1 if result.failed else 0
+
+
+def _earlier(file: Path, asked: LadderResult) -> LadderResult:
+    """What an earlier ladder has measured. Raises BadRequest if it is none, or of something else:
+    rungs of two ladders can't be compared.
+    """
+    try:
+        found = LadderResult.from_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadRequest(
+            f"{file} can't be read ({error}): leave --resume away to begin a ladder.",
+            field="--resume",
+        ) from error
+    for name in ("model", "preference", "seed", "budget_minutes"):
+        then, now = getattr(found, name), getattr(asked, name)
+        if then != now:
+            raise BadRequest(
+                f"The ladder in {file.parent} has {name} {then}, not {now}: give the same, or "
+                "another --out.",
+                field="--resume",
+            )
+    return found
 
 
 def describe_machine() -> str:

@@ -18,9 +18,9 @@ from transformers.utils import logging
 
 from learnback.retraining.trainers import kl
 from learnback.retraining.trainers.encoding import Encoded, padded
-from learnback.retraining.trainers.loading import load_tokenizer
+from learnback.retraining.trainers.loading import end_tokens, load_tokenizer
 from learnback.retraining.trainers.policy import score_tokens
-from learnback.retraining.trainers.rollouts import Rollout, end_tokens, generate
+from learnback.retraining.trainers.rollouts import Rollout, generate
 
 Messages = list[dict[str, str]]
 ROWS = 32
@@ -41,7 +41,7 @@ class Writer:
         self.bfloat16 = self.base.dtype == torch.bfloat16
         self.max_tokens = max_tokens
         self.seed = seed
-        self.ends = end_tokens(self.base, self.tokenizer)
+        self.ends = end_tokens(self.base.generation_config, self.tokenizer)
 
     @contextmanager
     def with_adapter(self, folder: Path | None) -> Iterator[None]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from learnback.contracts.models import FeedbackStatus
 from learnback.core.ids import digest_text
 from learnback.ledger.training import Outcome
-from learnback.retraining.datasets import completions, labels, pairs, prompts
+from learnback.retraining.datasets import completions, duplicates, labels, pairs, prompts
 from learnback.retraining.datasets.examining import Examined
 from learnback.retraining.datasets.rows import (
     DemonstrationRow,
     LabelRow,
     PreferenceRow,
     PromptRow,
+    R,
     Row,
 )
 from learnback.retraining.datasets.votes import ANOTHER_METHOD
@@ -55,8 +56,20 @@ class Dataset:
     def pairs(self) -> list[PreferenceRow]:
         """Of both sides, in a fixed order: the reward model is fitted to them and judged by them,
         whatever the method."""
-        compared, _ = pairs.build(self.examined, ties=False)
+        compared, _ = _distinct(self.examined, pairs.build(self.examined, ties=False))
         return sorted(compared, key=lambda row: row.canonical)
+
+    @property
+    def judging(self) -> list[PreferenceRow]:
+        """Pairs of held-out prompts, to which no reward model is fitted."""
+        return [row for row in self.pairs if row.side == "prompt"]
+
+    def paid_by(self, reward_model: str) -> Dataset:
+        """The same for a policy that is paid by a reward model: what comes of it depends on that
+        version too, and on the pairs by which its checkpoint is picked.
+        """
+        parts = self.fingerprint, reward_model, fingerprint(self.judging)
+        return replace(self, fingerprint=digest_text("\n".join(parts)))
 
     @property
     def settled(self) -> dict[str, Outcome]:
@@ -91,12 +104,21 @@ def _shaped(
     examined: Examined, method: Method, asked: Asked
 ) -> tuple[Sequence[Row], dict[str, Outcome]]:
     if method == "rloo":
-        return prompts.build(asked, examined.shares, examined.filters), {}
+        return prompts.build(asked, examined), {}
     if method == "sft":
-        return completions.build(examined)
+        return _distinct(examined, completions.build(examined))
     if method == "kto":
-        return labels.build(examined)
-    return pairs.build(examined, ties=method == "reward_model")
+        return _distinct(examined, labels.build(examined))
+    return _distinct(examined, pairs.build(examined, ties=method == "reward_model"))
+
+
+def _distinct(
+    examined: Examined, shaped: tuple[list[R], dict[str, Outcome]]
+) -> tuple[list[R], dict[str, Outcome]]:
+    rows, outcomes = shaped
+    above = examined.filters.max_resemblance
+    kept, repeating = duplicates.distinct(rows, examined.groups, above)
+    return kept, outcomes | repeating
 
 
 def fingerprint(rows: Iterable[Row]) -> str:

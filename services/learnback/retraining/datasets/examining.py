@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from learnback.contracts.models import FeedbackStatus
 from learnback.ledger.training import Outcome, Signal
 from learnback.retraining.datasets import agreement, filters
 from learnback.retraining.datasets.agreement import Agreement
+from learnback.retraining.datasets.duplicates import NEAR_HELD_OUT, Messages, likeness
 from learnback.retraining.datasets.reading import CantUse, Comparison, Opinion, read
 from learnback.retraining.datasets.split import Shares, Side, sides
 from learnback.retraining.settings import FilterSettings
@@ -35,12 +36,55 @@ class Examined:
     filters: FilterSettings
     shares: Shares
     base_digest: str
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """For each prompt's key that of its group of near-duplicates."""
 
 
 def examine(
     signals: Sequence[Signal], base_digest: str, shares: Shares, bounds: FilterSettings
 ) -> Examined:
     """Look at all `signals`; their order does not matter."""
+    comparisons, opinions, unusable = _read(signals, base_digest, bounds)
+    aside = filters.set_aside(comparisons, opinions, bounds)
+    everything: list[Comparison | Opinion] = [*comparisons, *opinions]
+    said = [one for one in everything if one.feedback_id not in aside]
+    where = sides(said, shares)
+    held_out = {one.prompt_key for one in said if where[one.feedback_id] == "prompt"}
+    like = likeness(prompts_of(said), held_out, bounds.max_resemblance)
+    aside |= {
+        one.feedback_id: NEAR_HELD_OUT
+        for one in said
+        if one.prompt_key in like.near_held_out and where[one.feedback_id] == "train"
+    }
+    kept = [one for one in said if one.feedback_id not in aside]
+    return Examined(
+        comparisons=tuple(one for one in kept if isinstance(one, Comparison)),
+        opinions=tuple(one for one in kept if isinstance(one, Opinion)),
+        sides={one.feedback_id: where[one.feedback_id] for one in kept},
+        unusable=unusable,
+        set_aside=aside,
+        outvoted={
+            s.id: Outcome(s.status, s.status_reason)
+            for s in signals
+            if s.status is FeedbackStatus.QUARANTINED
+        },
+        agreement=_agreement(comparisons, opinions),
+        filters=bounds,
+        shares=shares,
+        base_digest=base_digest,
+        groups=like.groups,
+    )
+
+
+def prompts_of(said: Iterable[Comparison | Opinion]) -> dict[str, Messages]:
+    """By key, as the first signal has it."""
+    latest_first = sorted(said, key=lambda one: one.feedback_id, reverse=True)
+    return {one.prompt_key: one.prompt for one in latest_first}
+
+
+def _read(
+    signals: Sequence[Signal], base_digest: str, bounds: FilterSettings
+) -> tuple[list[Comparison], list[Opinion], dict[str, Outcome]]:
     comparisons: list[Comparison] = []
     opinions: list[Opinion] = []
     unusable: dict[str, Outcome] = {}
@@ -55,26 +99,7 @@ def examine(
             comparisons.append(said)
         else:
             opinions.append(said)
-    opinions = filters.centred(opinions, bounds.center_from)
-    aside = filters.set_aside(comparisons, opinions, bounds)
-    kept = tuple(c for c in comparisons if c.feedback_id not in aside)
-    kept_opinions = tuple(o for o in opinions if o.feedback_id not in aside)
-    return Examined(
-        comparisons=kept,
-        opinions=kept_opinions,
-        sides=sides([*kept, *kept_opinions], shares),
-        unusable=unusable,
-        set_aside=aside,
-        outvoted={
-            s.id: Outcome(s.status, s.status_reason)
-            for s in signals
-            if s.status is FeedbackStatus.QUARANTINED
-        },
-        agreement=_agreement(comparisons, opinions),
-        filters=bounds,
-        shares=shares,
-        base_digest=base_digest,
-    )
+    return comparisons, filters.centred(opinions, bounds.center_from), unusable
 
 
 def _agreement(

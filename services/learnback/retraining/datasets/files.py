@@ -1,8 +1,8 @@
 """A dataset's folder: `train.parquet`, `held_out.parquet`, `pairs/` for the reward model, and last
 `manifest.json`: whoever finds it finds a whole dataset.
 
-A policy that answers by itself has `judge.parquet` beside: pairs that no reward model has seen, by
-which its checkpoint is picked.
+A policy that answers by itself has `judge.parquet` beside: pairs of held-out prompts, which no
+reward model has seen, by which its checkpoint is picked.
 """
 
 from __future__ import annotations
@@ -57,15 +57,14 @@ def save(dataset: Dataset, folder: Path) -> Manifest:
     kind = ROWS[dataset.method]
     _write(dataset.train, dataset.held_out, kind, folder)
     pairs = dataset.pairs
-    held_out = [row for row in pairs if row.side != "train"]
     _write(
         [row for row in pairs if row.side == "train"],
-        held_out,
+        [row for row in pairs if row.side != "train"],
         PreferenceRow,
         folder / PAIRS_DIRECTORY,
     )
     if dataset.method == "rloo":
-        rows.write(held_out, PreferenceRow, folder / JUDGE_FILE)
+        rows.write(dataset.judging, PreferenceRow, folder / JUDGE_FILE)
     manifest = Manifest(
         method=dataset.method,
         fingerprint=dataset.fingerprint,

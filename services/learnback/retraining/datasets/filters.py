@@ -14,6 +14,7 @@ from dataclasses import replace
 from learnback.contracts.models import FeedbackStatus
 from learnback.ledger.training import Outcome
 from learnback.retraining.datasets import agreement, language
+from learnback.retraining.datasets.duplicates import DUPLICATE, said_again
 from learnback.retraining.datasets.reading import CantUse, Comparison, Opinion, Said, Unusable
 from learnback.retraining.datasets.split import MIN_RATERS
 from learnback.retraining.settings import FilterSettings
@@ -45,12 +46,13 @@ def set_aside(
     comparisons: Sequence[Comparison], opinions: Sequence[Opinion], filters: FilterSettings
 ) -> dict[str, Outcome]:
     """What is not learned from because of what the others said, by feedback id."""
-    said: list[Said] = [*comparisons, *opinions]
+    said: list[Comparison | Opinion] = [*comparisons, *opinions]
+    found = dict.fromkeys(said_again(said), DUPLICATE)
     items = [*agreement.of_comparisons(comparisons), *agreement.of_opinions(opinions)]
     outsiders = agreement.outsiders(
         items, bound=filters.min_rater_agreement, min_shared=filters.min_rater_overlap
     )
-    found = {s.feedback_id: OUTSIDER for s in said if (s.tenant, s.rater) in outsiders}
+    found |= {s.feedback_id: OUTSIDER for s in said if (s.tenant, s.rater) in outsiders}
     rest = [s for s in said if s.feedback_id not in found]
     return found | dict.fromkeys(_over_cap(rest, filters.max_rater_share), TOO_MANY)
 

@@ -22,6 +22,7 @@ from learnback.retraining.datasets.votes import (
     CONTRADICTED,
     DISAGREE,
     FEW_VOTES,
+    NO_MAJORITY,
     independent,
     last_words,
     settled,
@@ -60,8 +61,8 @@ def _compared(
         return None, {one.feedback_id: FEW_VOTES for one in comparisons}
     winner = _winner(words)
     share = sum(_choice(one) == winner for one in words) / len(words)
-    if winner is None or share < filters.min_item_agreement:
-        why = CONTRADICTED if winner is None else DISAGREE
+    if winner is None or share <= 0.5 or share < filters.min_item_agreement:
+        why = CONTRADICTED if winner is None else NO_MAJORITY if share <= 0.5 else DISAGREE
         return None, {one.feedback_id: why for one in comparisons}
     agreed = [one for one in comparisons if _choice(one) == winner and not one.outvoted]
     useful = bool(agreed) and (ties or winner != TIE)
@@ -96,7 +97,7 @@ def _row(agreed: Sequence[Comparison], words: Sequence[Comparison], side: Side) 
         prompt_key=first.prompt_key,
         chosen=first.chosen.text,
         rejected=first.rejected.text,
-        margin=0.0 if tie else max(0.0, round(strength * ahead / len(words), 6)),
+        margin=0.0 if tie else round(strength * ahead / len(words), 6),
         votes=ahead,
         chosen_finished=all(one.chosen.finished for one in agreed),
         rejected_finished=all(one.rejected.finished for one in agreed),
@@ -157,10 +158,14 @@ def _answer(key: str, opinions: Sequence[Opinion]) -> _Answer:
 
 
 def _apart(answers: Sequence[_Answer], gap: float) -> list[tuple[_Answer, _Answer]]:
-    """(better, worse): the best with the worst, the next with the next, while clearly apart."""
-    ranked = sorted(answers, key=lambda a: (a.value, a.key))
-    half = len(ranked) // 2
-    pairs = zip(reversed(ranked[len(ranked) - half :]), ranked[:half], strict=True)
+    """(better, worse): the best with the worst, the next with the next, while clearly apart.
+
+    Equals are taken by text on both sides, so that turned words give the turned pairs.
+    """
+    half = len(answers) // 2
+    best = sorted(answers, key=lambda a: (-a.value, a.key))[:half]
+    worst = sorted(answers, key=lambda a: (a.value, a.key))[:half]
+    pairs = zip(best, worst, strict=True)
     return [(better, worse) for better, worse in pairs if better.value - worse.value >= gap]
 
 

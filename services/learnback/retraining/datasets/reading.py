@@ -10,7 +10,9 @@ from enum import StrEnum
 from typing import Any
 
 from learnback.contracts.models import CompletionEnd, FeedbackKind, FeedbackStatus, Preferred
+from learnback.ledger.prompts import opening_key
 from learnback.ledger.training import Answered, Outcome, Signal
+from learnback.models.plain_text import holds_half
 
 ROLES = frozenset({"system", "developer", "user", "assistant"})
 """What chat templates know; a tool's turn is no plain text."""
@@ -86,6 +88,8 @@ class Said:
     from."""
     prompt: tuple[dict[str, str], ...]
     prompt_key: str
+    opening: str
+    """The key of its conversation up to the first turn of the user, by which it is held out."""
 
     @property
     def voice(self) -> tuple[str, str, str]:
@@ -142,7 +146,7 @@ def read(signal: Signal, base_digest: str) -> Comparison | Opinion:
         said: Comparison | Opinion = _opinion(signal, about, base_digest)
     else:
         said = _comparison(signal, about, base_digest)
-    if any(_surrogates(text.text) for text in said.texts):
+    if any(holds_half(text.text) for text in said.texts):
         raise CantUse(Unusable.NOT_PLAIN_TEXT)
     if not all(text.text.strip() for text in said.texts):
         raise CantUse(Unusable.EMPTY)
@@ -193,6 +197,7 @@ def _common(signal: Signal, about: Answered) -> dict[str, Any]:
         "outvoted": signal.status == FeedbackStatus.QUARANTINED,
         "prompt": plain(about.prompt),
         "prompt_key": about.prompt_key,
+        "opening": opening_key(about.prompt_key, about.prompt),
     }
 
 
@@ -239,15 +244,10 @@ def _answer(answered: Answered | None, choice: int | None, base_digest: str) -> 
     raise CantUse(Unusable.NO_TARGET)
 
 
-def _surrogates(text: str) -> bool:
-    """Half a character, such as a torn emoji: no file and no tokenizer takes it."""
-    return any("\ud800" <= c <= "\udfff" for c in text)
-
-
 def plain(prompt: Sequence[Mapping[str, Any]]) -> tuple[dict[str, str], ...]:
     """The prompt as roles and texts, which is all that trainers render. Raises CantUse."""
     messages = tuple({"role": str(m.get("role") or "user"), "content": _content(m)} for m in prompt)
-    if not messages or any(_surrogates(m["content"]) for m in messages):
+    if not messages or any(holds_half(m["content"]) for m in messages):
         raise CantUse(Unusable.NOT_PLAIN_TEXT)
     if not all(m["role"] in ROLES for m in messages):
         raise CantUse(Unusable.UNKNOWN_ROLE)

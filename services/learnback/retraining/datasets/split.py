@@ -35,7 +35,7 @@ def sides(said: Sequence[Said], shares: Shares) -> dict[str, Side]:
     enough_raters = len({(one.tenant, one.rater) for one in said}) >= MIN_RATERS
 
     def side(one: Said) -> Side:
-        if prompt_held_out(one.prompt_key, shares.prompts):
+        if prompt_held_out(one.opening, shares.prompts):
             return "prompt"
         known = not enough_raters or (one.tenant, one.rater) in trained
         if not known and rater_held_out(one.tenant, one.rater, shares.raters):

@@ -16,6 +16,8 @@ CONTRADICTED = Outcome(FeedbackStatus.QUARANTINED, "contradicted")
 """More others, or as many, said the opposite of the same answers."""
 DISAGREE = Outcome(FeedbackStatus.QUARANTINED, "raters_disagree")
 """Too few of those who judged the same answers agree (`min_item_agreement`)."""
+NO_MAJORITY = Outcome(FeedbackStatus.ACCEPTED, "no_majority")
+"""More say this than anything else, but no more than all else together: one more voice decides."""
 NEUTRAL = Outcome(FeedbackStatus.ACCEPTED, "neutral")
 """Neither good nor bad: no label. It waits, since beside another answer it may say something."""
 FEW_VOTES = Outcome(FeedbackStatus.ACCEPTED, "too_few_votes")

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from learnback.retraining.trainers.encoding import Encoder, Skip
-from learnback.retraining.trainers.loading import reference
-from learnback.retraining.trainers.rollouts import end_tokens, generate
+from learnback.retraining.trainers.loading import end_tokens, reference
+from learnback.retraining.trainers.rollouts import generate
 from learnback.retraining.trainers.rows import Messages
 
 SHOWN = 10
@@ -74,7 +74,7 @@ def _answer(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> list[st
         prompts,
         1,
         MAX_NEW_TOKENS,
-        end_tokens(model, tokenizer),
+        end_tokens(model.generation_config, tokenizer),
         tokenizer.pad_token_id,
         temperature=0.0,
         deadline=time.monotonic() + MAX_SECONDS,

@@ -7,8 +7,6 @@ plan.
 
 from __future__ import annotations
 
-import math
-import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from learnback.core.report import Part
 from learnback.retraining.plan import CHECKPOINT_DIRECTORY, Hyperparameters, RunPlan
-from learnback.retraining.trainers import answers, checkpoints
+from learnback.retraining.trainers import answers, checkpoints, processes
 from learnback.retraining.trainers.encoding import Encoded, Encoder, Skipped
 from learnback.retraining.trainers.failures import BadData, Diverged, Interrupted
 from learnback.retraining.trainers.likelihood import distance_from_reference
@@ -35,6 +34,7 @@ from learnback.retraining.trainers.progress import (
     train_seconds_of,
 )
 from learnback.retraining.trainers.rows import Messages, Rows
+from learnback.retraining.trainers.schedule import share_of_peak, warmup_steps
 
 __all__ = [
     "BadData",
@@ -87,14 +87,25 @@ class Trained:
 
 
 class OwnRows:
-    """Goes before a TRL trainer: rows come as tokens, metrics are means over all processes, and no
-    model card is written, which would name paths of this machine.
+    """Goes before a TRL trainer: rows come as tokens, every step learns, metrics are means over all
+    processes, and no model card is written, which would name paths of this machine.
     """
 
     loss_is_scaled_for_ga = False
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
+
+    def create_scheduler(
+        self: Any, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LambdaLR:
+        """Our schedule in the place of transformers'."""
+        steps, warmup = num_training_steps, int(self.args.warmup_steps)
+        self.lr_scheduler = LambdaLR(
+            optimizer or self.optimizer, lambda step: share_of_peak(step, steps, warmup)
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none."""
@@ -137,8 +148,7 @@ def arguments(
     values: dict[str, Any] = {
         "output_dir": str(directory / CHECKPOINT_DIRECTORY),
         "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": "linear",
-        "warmup_steps": math.ceil(settings.warmup_fraction * max_steps),
+        "warmup_steps": warmup_steps(settings.warmup_fraction, max_steps),
         "max_steps": max_steps,
         "per_device_train_batch_size": _share_of_one_process(settings.batch_size),
         "gradient_accumulation_steps": settings.gradient_accumulation,
@@ -163,10 +173,10 @@ def arguments(
 
 
 def _share_of_one_process(batch_size: int) -> int:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if batch_size % processes:
-        raise BadData(f"a batch of {batch_size} can't be shared out among {processes} processes")
-    return batch_size // processes
+    count = processes.count()
+    if batch_size % count:
+        raise BadData(f"a batch of {batch_size} can't be shared out among {count} processes")
+    return batch_size // count
 
 
 def steps_of(settings: Hyperparameters, rows: int) -> int:

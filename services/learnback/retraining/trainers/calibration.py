@@ -12,6 +12,7 @@ from learnback.core.report import Chart, line_chart
 
 INVERSE_TEMPERATURES = np.geomspace(0.02, 50.0, 400)
 BINS = 10
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,12 @@ class Bin:
     predicted: float
     happened: float
     pairs: int
+    """Each counts once: seen from its other side it is in another bin."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% of what happened (Wilson 1927)."""
+        return _wilson(self.happened, self.pairs)
 
 
 def fit_temperature(differences: Sequence[float]) -> float:
@@ -37,6 +44,24 @@ def fit_temperature(differences: Sequence[float]) -> float:
     scaled = np.outer(INVERSE_TEMPERATURES, margins)
     losses = won * np.logaddexp(0, -scaled) + (1 - won) * np.logaddexp(0, scaled)
     return 1.0 / float(INVERSE_TEMPERATURES[int(np.argmin(losses.mean(axis=1)))])
+
+
+def cross_fitted(differences: Sequence[float], prompts: Sequence[str]) -> list[float]:
+    """Each difference divided by a temperature that was fitted to the pairs of other prompts: what
+    a calibration is worth on the very pairs that it was fitted to is too good.
+
+    A fifth of the prompts is left out at a time; with one prompt alone the temperature is 1.
+    """
+    place = {prompt: i % FOLDS for i, prompt in enumerate(sorted(set(prompts)))}
+    folds = [place[prompt] for prompt in prompts]
+    found = [0.0] * len(differences)
+    for fold in sorted(set(folds)):
+        others = [d for d, f in zip(differences, folds, strict=True) if f != fold]
+        temperature = fit_temperature(others)
+        for i, difference in enumerate(differences):
+            if folds[i] == fold:
+                found[i] = difference / temperature
+    return found
 
 
 def reliability(differences: Sequence[float]) -> list[Bin]:
@@ -65,7 +90,7 @@ def reliability_plot(differences: Sequence[float]) -> Chart:
         x_label="predicted chance that the first answer is preferred",
         y_label="share preferred",
         diagonal=True,
-        bands={"seen": [_wilson(b.happened, b.pairs / 2) for b in bins]},
+        bands={"seen": [b.interval for b in bins]},
     )
 
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from learnback.retraining.plan import sync, write_atomically
+from learnback.retraining.trainers.processes import is_main
 
 WHOLE_MARKER = "whole"  # the last file in a checkpoint: everything before it is synced
-
-
-def is_main() -> bool:
-    """Whether this process is the first of those that train together, which alone writes."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def mark_whole(checkpoints: Path, step: int) -> None:
@@ -23,9 +19,8 @@ def mark_whole(checkpoints: Path, step: int) -> None:
     directory = checkpoints / f"checkpoint-{step}"
     if not directory.is_dir():
         return
-    for path in directory.rglob("*"):
-        if path.is_file():
-            sync(path)
+    with ThreadPoolExecutor() as pool:  # a disk takes many files at once in hardly longer than one
+        list(pool.map(sync, [path for path in directory.rglob("*") if path.is_file()]))
     sync(directory)
     write_atomically(directory / WHOLE_MARKER, str(step))
     sync(directory.parent)

@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 
 from learnback.retraining.plan import RunPlan
 from learnback.retraining.trainers.failures import BadData
-from learnback.retraining.trainers.loading import context_of
+from learnback.retraining.trainers.loading import context_of, end_tokens, generation_of
 from learnback.retraining.trainers.rows import Messages, Row
 
 ROLES = {"system", "developer", "user", "assistant", "tool"}
@@ -64,12 +64,15 @@ class Encoder:
 
     tokenizer: Any
     limit: int
+    ends: frozenset[int] = frozenset()
+    """The tokens that end an answer."""
 
     @classmethod
     def of(cls, plan: RunPlan, tokenizer: Any) -> Encoder:
         """For a plan: no longer than it says, and no longer than the base model can see."""
         limit = min(plan.hyperparameters.max_length, context_of(plan.base_model))
-        return cls(tokenizer, limit)
+        ends = end_tokens(generation_of(plan.base_model), tokenizer)
+        return cls(tokenizer, limit, ends)
 
     def encode(self, prompt: Messages, answer: Answer) -> Encoded:
         """The answer begins where the tokens of prompt and whole part. Raises Skip."""
@@ -82,7 +85,7 @@ class Encoder:
         start = _common_prefix(asked, whole)
         ids = whole[start:]
         if not answer.finished:
-            ids = without_false_end(ids, self.tokenizer.eos_token_id)
+            ids = without_false_end(ids, self.ends)
         return Encoded(asked[:start], ids)
 
     def question(self, prompt: Messages) -> list[int]:
@@ -133,11 +136,12 @@ def select(
     return usable, skipped
 
 
-def without_false_end(ids: list[int], end: int) -> list[int]:
+def without_false_end(ids: list[int], ends: frozenset[int]) -> list[int]:
     """Take the end-of-turn token (and what the template puts after it) off an answer that was
     cut by its token limit: it must not be taught to end there.
     """
-    return ids[: len(ids) - 1 - ids[::-1].index(end)] if end in ids else ids
+    places = [i for i, token in enumerate(ids) if token in ends]
+    return ids[: places[-1]] if places else ids
 
 
 def padded(sequences: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:

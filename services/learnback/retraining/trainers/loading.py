@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
 )
 
 from learnback.retraining.plan import Hyperparameters, RunPlan
@@ -35,6 +36,21 @@ def context_of(base_model: str) -> int:
     """Tokens that the base model can look at."""
     config = AutoConfig.from_pretrained(base_model).get_text_config()
     return int(getattr(config, "max_position_embeddings", None) or 2**31)
+
+
+def generation_of(base_model: str) -> GenerationConfig:
+    """How the base model writes, by its own file, else by its configuration."""
+    try:
+        return GenerationConfig.from_pretrained(base_model)
+    except OSError:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(base_model))
+
+
+def end_tokens(generation: GenerationConfig, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end an answer: for some models, such as Gemma, more than the tokenizer's."""
+    configured = generation.eos_token_id
+    ends = configured if isinstance(configured, list) else [configured]
+    return frozenset(end for end in (*ends, tokenizer.eos_token_id) if end is not None)
 
 
 def load_model(plan: RunPlan) -> Any:

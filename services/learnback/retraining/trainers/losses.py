@@ -26,7 +26,8 @@ def preference_loss(
     beta: float,
     label_smoothing: float = 0.0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """DPO (arXiv:2305.18290, eq. 7; smoothed as in arXiv:2309.02549, eq. 3), or IPO.
+    """DPO (arXiv:2305.18290, eq. 7; smoothed as in Mitchell 2023, "A note on
+    DPO with noisy preferences", ericmitchell.ai/cdpo.pdf), or IPO.
 
     IPO is (h - 1 / (2 beta))^2 with h the log-ratio of the pair (arXiv:2310.12036, eq. 17), here
     each answer's mean over its tokens, as its authors ran it and TRL has it: of a sum, a long

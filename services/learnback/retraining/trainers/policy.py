@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from learnback.retraining.trainers import kl
+from learnback.retraining.trainers import kl, processes
 from learnback.retraining.trainers.advantages import (
     leave_one_out,
     mismatch,
@@ -37,6 +37,11 @@ class Account:
         """Add to the sums."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def of_all(self, device: torch.device) -> Account:
+        """The same over the answers of all processes."""
+        gap = processes.largest(self.largest_gap, device)
+        return Account(processes.totals(self.sums, device), gap)
 
     def metrics(self) -> dict[str, float]:
         """Means, by the names of `RunResult.metrics`; per answer unless they say otherwise."""
@@ -68,7 +73,8 @@ def add_gradient(
     batch_size: int,
     exact_kl: bool,
 ) -> Account:
-    """Add the gradient of the loss of ``groups`` to ``.grad``.
+    """Add the gradient of the loss of ``groups``, which are all or this process's share, to
+    ``.grad``: the gradients of all processes add up to that of all answers.
 
     ``groups`` are (prompts, samples) rollouts and ``scores`` their rewards in the same shape, NaN
     where an answer could not be judged. A prompt's answers stay in one batch, of about
@@ -82,7 +88,7 @@ def add_gradient(
         given = scores[start : start + together].to(model.device)  # (prompts, samples)
         with precision():
             loss = _loss(model, copy, part, given, beta, pad, exact_kl, account)
-        share = len(part) / len(groups)
+        share = len(part) / (len(groups) * processes.count())
         (loss * share).backward()
         account.add(loss=loss.item() * share)
     return account

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+from tensorboardX import SummaryWriter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from learnback.retraining.launcher import read_progress
@@ -26,7 +26,7 @@ from learnback.retraining.plan import (
     is_final,
     write_atomically,
 )
-from learnback.retraining.trainers import checkpoints
+from learnback.retraining.trainers import checkpoints, processes
 from learnback.retraining.trainers.failures import Diverged, Interrupted
 
 DISTANCE = "distance_from_reference"
@@ -93,9 +93,7 @@ class ProgressReport:
         self.main = main
 
     def step(self, **changes: Any) -> None:
-        """The same after a step; nobody looks more often than every SHOWN_EVERY_S seconds, and
-        syncing a file takes as long as a step of a small model.
-        """
+        """The same after a step; nobody looks more often than every SHOWN_EVERY_S seconds."""
         if time.monotonic() - self.written >= SHOWN_EVERY_S:
             self.update(**changes)
         else:
@@ -103,7 +101,8 @@ class ProgressReport:
 
     def _write(self) -> None:
         self.written = time.monotonic()
-        write_atomically(self.directory / PROGRESS_FILE, self.progress.model_dump_json())
+        said = self.progress.model_dump_json()
+        write_atomically(self.directory / PROGRESS_FILE, said, durable=False)
         sys.stdout.write(self.line() + "\n")
         sys.stdout.flush()
 
@@ -160,7 +159,7 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
         """Measure before a checkpoint, so that it is in it. Save and stop after the step in which
         SIGTERM came, whichever process it came to.
         """
-        if _any_process(self.stop.requested, args.device):
+        if processes.any_of_them(self.stop.requested, args.device):
             self.stop.requested = True
             control.should_save = True
             control.should_training_stop = True
@@ -203,7 +202,7 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Mark the checkpoint as whole, once every process has written its part."""
-        _wait_for_all()
+        processes.wait_for_all()
         if self.report.main:
             checkpoints.mark_whole(Path(str(args.output_dir)), state.global_step)
 
@@ -259,20 +258,4 @@ def event_writer(directory: Path, step: int) -> Any:
     """Writes what `tensorboard --logdir` shows; what a killed process drew after `step` is
     dropped.
     """
-    from tensorboardX import SummaryWriter
-
     return SummaryWriter(str(directory / TENSORBOARD_DIRECTORY), purge_step=step + 1)
-
-
-def _any_process(flag: bool, device: torch.device) -> bool:
-    """Whether any of the processes that train together says so: they must stop at one step."""
-    if not torch.distributed.is_initialized():
-        return flag
-    said = torch.tensor(int(flag), device=device)
-    torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
-    return bool(said.item())
-
-
-def _wait_for_all() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()

@@ -40,7 +40,11 @@ from learnback.retraining.trainers.base import (
     pick,
     steps_of,
 )
-from learnback.retraining.trainers.calibration import fit_temperature, reliability_plot
+from learnback.retraining.trainers.calibration import (
+    cross_fitted,
+    fit_temperature,
+    reliability_plot,
+)
 from learnback.retraining.trainers.encoding import (
     Answer,
     Encoded,
@@ -245,8 +249,8 @@ def _calibrate(
     raw = score_all(trained.model, [answer for _, answers in judged for answer in answers], pad)
     differences = [a - b for a, b in zip(raw[::2], raw[1::2], strict=True)]
     temperature = fit_temperature(differences)
-    honest = np.array(differences) / temperature
-    found = metrics_of(evaluate_margins(honest), "held_out")
+    honest = cross_fitted(differences, [repr(row.prompt) for row, _ in judged])
+    found = metrics_of(evaluate_margins(np.array(honest)), "held_out")
     trained.metrics |= {name: float(v) for name, v in found.items() if v is not None}
     trained.metrics |= {"temperature": temperature, "center": centre}
     trained.files = {
@@ -263,11 +267,11 @@ def _calibrate(
             indent=2,
         ),
         JUDGED_FILE: json.dumps(
-            {row.feedback_id: d for (row, _), d in zip(judged, honest.tolist(), strict=True)}
+            {row.feedback_id: d for (row, _), d in zip(judged, honest, strict=True)}
         ),
     }
     calibrated = [(score - centre) / temperature for score in raw]
-    trained.parts = _parts(judged, calibrated, honest.tolist())
+    trained.parts = _parts(judged, calibrated, honest)
 
 
 def _probe(encoder: Encoder, model: Any) -> float | None:
@@ -281,11 +285,10 @@ def _probe(encoder: Encoder, model: Any) -> float | None:
 
 
 def _held_out(held_out: Sequence[PairRow], encoder: Encoder) -> list[Usable]:
-    """Held-out pairs in which people saw a difference; those of held-out prompts, if there are
-    any.
+    """Held-out pairs in which people saw a difference; but not what held-out people say of prompts
+    that the model has seen.
     """
-    ranked = [row for row in held_out if not row.tie and row.margin > 0]
-    ranked = [row for row in ranked if row.side == "prompt"] or ranked
+    ranked = [r for r in held_out if r.side != "rater" and not r.tie and r.margin > 0]
     try:
         return select(ranked, encoder, both_answers, _unusable)[0]
     except BadData:
@@ -296,7 +299,10 @@ def _parts(judged: Sequence[Usable], scored: Sequence[float], honest: list[float
     if not judged:
         return [
             Heading("Calibration"),
-            Text("No held-out pairs: the temperature is 1, and nothing says whether it is right."),
+            Text(
+                "No pairs of held-out prompts: the temperature is 1, and nothing says whether it "
+                "is right."
+            ),
         ]
     rows = [
         (row.prompt[-1]["content"], row.chosen, scored[2 * i], row.rejected, scored[2 * i + 1])

@@ -5,13 +5,14 @@ beta * log(p_RL(s) / p_PT(s)), where p_PT is always the base model (formulas and
 advantages.py, kl.py). Departs from arXiv:2402.14740 in that beta follows a KL target, that rollouts
 may come from another engine and are then weighted by importance, and that a judge by which the
 policy is not paid picks the checkpoint. One update per batch of rollouts, so no ratio is clipped.
+
+Several processes share out the prompts of a step and add up their gradients; whatever decides how
+to go on (metrics, held-out answers, a stop) all of them know.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -25,9 +26,8 @@ from learnback.retraining.plan import (
     CHECKPOINT_DIRECTORY,
     RlooHyperparameters,
     RunPlan,
-    write_atomically,
 )
-from learnback.retraining.trainers import answers, kl, rloo_state
+from learnback.retraining.trainers import answers, kl, processes, rloo_state, rollout_files
 from learnback.retraining.trainers.base import Trained
 from learnback.retraining.trainers.encoding import Encoded, Encoder
 from learnback.retraining.trainers.failures import BadData, Diverged, Interrupted
@@ -49,20 +49,18 @@ from learnback.retraining.trainers.progress import (
     mean_of_last_quarter,
 )
 from learnback.retraining.trainers.rloo_state import RlooState
-from learnback.retraining.trainers.rollout_engine import EngineSampler
+from learnback.retraining.trainers.rollout_engine import open_sampler
 from learnback.retraining.trainers.rollouts import (
-    LocalSampler,
     Prompt,
     Rollout,
-    Sampler,
-    end_tokens,
+    mean_length,
     prompts_of_step,
     select_prompts,
     some,
 )
 from learnback.retraining.trainers.rows import PromptRow, Rows
+from learnback.retraining.trainers.schedule import share_of_peak, warmup_steps
 
-ROLLOUT_DIRECTORY, ENGINE_DIRECTORY = "rollouts", "engine"
 EVALUATION_SEED = 1_000_003
 """Evaluations draw the same random numbers, so that they differ by the weights alone."""
 STEP_SEED = 7_919
@@ -88,11 +86,13 @@ def train(
     encoder = Encoder.of(plan, tokenizer)
     asked, skipped = select_prompts(rows.train, encoder, settings.max_new_tokens)
     kept, _ = select_prompts(rows.held_out, encoder, settings.max_new_tokens)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadData("rloo learns in one process; more GPUs sample for it through engine_url")
     if not asked:
         raise BadData(f"no prompt can be asked: {len(rows.train)} in the dataset, {skipped}")
+    step, together = settings.prompts_per_step, processes.count()
+    if step % together:
+        raise BadData(f"a step of {step} prompts can't be shared out among {together} processes")
     check_stop(stop)
+    processes.join()
     evaluated = some(kept or asked, settings.evaluation_prompts, plan.seed)
     run = _Run(plan, directory, tokenizer, asked, evaluated)
     with closing(run.sampler):
@@ -144,7 +144,7 @@ class _Run:
         )
         resumed_from, started = self.state.global_step, time.monotonic()
         report.update(state="training", step=resumed_from, max_steps=self.max_steps)
-        events = event_writer(self.directory, resumed_from)
+        events = event_writer(self.directory, resumed_from) if report.main else None
         if resumed_from == 0:
             self._measure_base()
         while self.state.global_step < self.max_steps and not self.state.drift:
@@ -155,20 +155,20 @@ class _Run:
             if self._is_due():
                 self._evaluate()
                 self._save()
-            for name, value in self.state.history[-1].items():
-                events.add_scalar(name, value, self.state.global_step)
-        events.close()
+            if events is not None:
+                for name, value in self.state.history[-1].items():
+                    events.add_scalar(name, value, self.state.global_step)
+        if events is not None:
+            events.close()
         if self.state.best_step == 0:
             raise Diverged(f"{self.state.drift}, before the first checkpoint")
-        rloo_state.load_best(self.checkpoints, self.state, self.model)
+        if report.main:
+            rloo_state.load_best(self.checkpoints, self.state, self.model)
         return resumed_from
 
     def account(self, resumed_from: int, skipped: dict[str, int], limit: int) -> Trained:
-        """What came of it; the distance is the mean KL per token of the policy's own answers."""
-        groups = self._ask(self.evaluated, 1, EVALUATION_SEED)
-        own = [Encoded(group[0].prompt, group[0].completion) for group in groups]
-        pad = self.tokenizer.pad_token_id
-        return Trained(
+        """What came of it; the first process alone, which publishes it, measures more."""
+        found = Trained(
             model=self.model,
             tokenizer=self.tokenizer,
             steps=self.state.global_step,
@@ -176,16 +176,27 @@ class _Run:
             rows_used=len(self.asked),
             rows_skipped=skipped,
             metrics=self.metrics(),
-            distance_from_reference=distance_from_reference(self.model, own, pad, copy=self.copy),
             history=self.state.history,
-            samples=answers.sample(
-                self.model,
-                self.tokenizer,
-                [prompt.messages for prompt in self.evaluated],
-                limit=limit,
-                seed=self.plan.seed,
-                copy=self.copy,
-            ),
+        )
+        if processes.is_main():
+            self._measure(found, limit)
+        return found
+
+    def _measure(self, found: Trained, limit: int) -> None:
+        """The distance, which is the mean KL per token of the policy's own answers, and samples."""
+        groups = self._sample(self.evaluated, 1, EVALUATION_SEED)
+        own = [Encoded(group[0].prompt, group[0].completion) for group in groups]
+        pad = self.tokenizer.pad_token_id
+        found.distance_from_reference = distance_from_reference(
+            self.model, own, pad, copy=self.copy
+        )
+        found.samples = answers.sample(
+            self.model,
+            self.tokenizer,
+            [prompt.messages for prompt in self.evaluated],
+            limit=limit,
+            seed=self.plan.seed,
+            copy=self.copy,
         )
 
     def metrics(self) -> dict[str, float]:
@@ -208,22 +219,42 @@ class _Run:
         )
         prompts = [self.asked[i] for i in indices]
         groups = self._ask(prompts, self.settings.rollouts, STEP_SEED * (number + 1))
+        prompts = prompts[processes.share(len(prompts))]
         texts = [[self._text(rollout) for rollout in group] for group in groups]
         scores = self._score(prompts, texts)
         metrics = self._learn(groups, scores)
         self.state.global_step += 1
         self.state.history.append({"step": float(self.state.global_step), **metrics})
-        self._keep_rollouts(prompts, texts, scores)
-        if self.settings.kl_target is not None:
-            self.state.beta = kl.next_beta(
-                self.state.beta, metrics["kl"], self.settings.kl_target, self.settings.kl_gain
-            )
+        everything = processes.gathered(rollout_files.said(prompts, texts, scores))
+        if processes.is_main():
+            rollout_files.keep(self.directory, self.state.history[-1], everything)
+        self._steer()
         self.state.drift = drift_of(metrics, self.state.base_length, self.settings)
+
+    def _steer(self) -> None:
+        """Let beta follow the target, if there is one."""
+        target, seen = self.settings.kl_target, self._seen()
+        if target is not None:
+            floor, gain = kl.floor_of(seen, target, self.settings.beta), self.settings.kl_gain
+            self.state.beta = kl.next_beta(self.state.beta, seen[-1], target, gain, floor)
+
+    def _seen(self) -> list[float]:
+        return [entry["kl"] for entry in self.state.history]
 
     def _ask(
         self, prompts: list[Prompt], samples: int, number: int, *, base: bool = False
     ) -> list[list[Rollout]]:
-        """Answers of the policy, (prompts, samples), or of the base model."""
+        """This process's share of the answers of the policy, (prompts, samples), or of the base
+        model; an engine is asked by one process for all.
+        """
+        own = processes.share(len(prompts))
+        if self.settings.engine_url is None:
+            return self._sample(prompts[own], samples, number + own.start, base=base)
+        return processes.from_main(lambda: self._sample(prompts, samples, number, base=base))[own]
+
+    def _sample(
+        self, prompts: list[Prompt], samples: int, number: int, *, base: bool = False
+    ) -> list[list[Rollout]]:
         tokens, limit = [p.tokens for p in prompts], self.settings.max_new_tokens
         seed = (self.plan.seed << 31) + number
         with self._precision():
@@ -246,6 +277,7 @@ class _Run:
     def _learn(self, groups: list[list[Rollout]], scores: torch.Tensor) -> dict[str, float]:
         """One optimiser step. Raises Diverged, and then no weight has changed."""
         settings = self.settings
+        beta = kl.price(self.state.beta, self._seen(), settings.kl_target)
         self.optimizer.zero_grad()
         self.model.train()
         account = add_gradient(
@@ -254,17 +286,17 @@ class _Run:
             groups,
             scores,
             self._precision,
-            beta=self.state.beta,
+            beta=beta,
             pad=self.tokenizer.pad_token_id,
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_size // processes.count(),
             exact_kl=settings.exact_kl,
-        )
-        norm = torch.nn.utils.clip_grad_norm_(
-            trainable(self.model).values(), settings.max_grad_norm
-        )
+        ).of_all(self.model.device)
+        weights = list(trainable(self.model).values())
+        processes.add_up(weight.grad for weight in weights if weight.grad is not None)
+        norm = torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm)
         rate = learning_rate(self.state.global_step, self.max_steps, settings)
         metrics = account.metrics() | {
-            "beta": self.state.beta,
+            "beta": beta,
             "grad_norm": norm.item(),
             "learning_rate": rate,
         }
@@ -290,13 +322,13 @@ class _Run:
 
     def _measure_base(self) -> None:
         """How long the base model's answers are, and what the held-out judge thinks of them."""
-        groups = self._ask(self.evaluated, 1, EVALUATION_SEED, base=True)
+        groups = self._ask_all(base=True)
         self.state.base_length = mean_length(groups)
         self.state.base_scores = self._judged(groups)
 
     def _evaluate(self) -> None:
         """Ask held-out prompts, and keep the weights if the held-out judge likes them best."""
-        groups = self._ask(self.evaluated, 1, EVALUATION_SEED)
+        groups = self._ask_all()
         entry = self.state.history[-1]
         entry["held_out_tokens"] = mean_length(groups)
         if self.judge is not None:
@@ -306,6 +338,10 @@ class _Run:
                 return
             self.state.best_win_rate = rate
         rloo_state.keep_best(self.checkpoints, self.state, self.model)
+
+    def _ask_all(self, *, base: bool = False) -> list[list[Rollout]]:
+        """One answer to each evaluated prompt, whoever sampled it."""
+        return processes.gathered(self._ask(self.evaluated, 1, EVALUATION_SEED, base=base))
 
     def _judged(self, groups: list[list[Rollout]]) -> list[float]:
         """The held-out judge's scores of one answer to each evaluated prompt; none without it."""
@@ -320,7 +356,7 @@ class _Run:
         rloo_state.save(self.checkpoints, self.state, self.model, self.optimizer)
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
-        if stop.requested:
+        if processes.any_of_them(stop.requested, self.model.device):
             if self.state.global_step > 0:
                 self._save()
             raise Interrupted
@@ -338,21 +374,6 @@ class _Run:
             metrics=metrics,
         )
 
-    def _keep_rollouts(
-        self, prompts: list[Prompt], texts: list[list[str]], scores: torch.Tensor
-    ) -> None:
-        """What the policy said, for people who look for answers that please only the reward."""
-        said = [
-            {"prompt": prompt.messages, "answer": text, "score": score if score == score else None}
-            for prompt, given, row in zip(prompts, texts, scores.tolist(), strict=True)
-            for text, score in zip(given, row, strict=True)
-        ]
-        folder = self.directory / ROLLOUT_DIRECTORY
-        folder.mkdir(exist_ok=True)
-        content = {"metrics": self.state.history[-1], "answers": said}
-        path = folder / f"{self.state.global_step:06}.json"
-        write_atomically(path, json.dumps(content, ensure_ascii=False))
-
 
 def steps_of(settings: RlooHyperparameters, prompts: int) -> int:
     """Optimiser steps of a run over so many prompts."""
@@ -360,17 +381,9 @@ def steps_of(settings: RlooHyperparameters, prompts: int) -> int:
 
 
 def learning_rate(step: int, max_steps: int, settings: RlooHyperparameters) -> float:
-    """Of the step after ``step`` others: rises linearly through the warm-up, then falls to 0."""
-    warm = math.ceil(settings.warmup_fraction * max_steps)
-    if step < warm:
-        return settings.learning_rate * (step + 1) / (warm + 1)
-    return settings.learning_rate * (max_steps - step) / max(max_steps - warm, 1)
-
-
-def mean_length(groups: list[list[Rollout]]) -> float:
-    """Mean tokens of an answer."""
-    lengths = [len(rollout.completion) for group in groups for rollout in group]
-    return sum(lengths) / len(lengths)
+    """Of the step after ``step`` others."""
+    warmup = warmup_steps(settings.warmup_fraction, max_steps)
+    return settings.learning_rate * share_of_peak(step, max_steps, warmup)
 
 
 def open_reward(plan: RunPlan) -> reward.RewardModel:
@@ -381,12 +394,3 @@ def open_reward(plan: RunPlan) -> reward.RewardModel:
         return reward.load(plan.reward_model)
     except ValueError as error:
         raise BadData(f"the reward model can't be used: {error}") from error
-
-
-def open_sampler(plan: RunPlan, directory: Path, model: Any, tokenizer: Any) -> Sampler:
-    """An engine's, if the plan names one, else the model's own."""
-    settings = plan.settings(RlooHyperparameters)
-    if settings.engine_url is not None:
-        return EngineSampler(settings.engine_url, directory / ENGINE_DIRECTORY, plan.run_id)
-    ends = end_tokens(model, tokenizer)
-    return LocalSampler(ends, tokenizer.pad_token_id, settings.rollout_batch_size)

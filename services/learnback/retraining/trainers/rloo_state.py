@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from learnback.retraining.plan import sync
-from learnback.retraining.trainers import checkpoints
+from learnback.retraining.trainers import checkpoints, processes
 from learnback.retraining.trainers.policy import trainable
 
 STATE_FILE = "trainer_state.json"
@@ -44,7 +44,15 @@ class RlooState:
 
 
 def save(folder: Path, state: RlooState, model: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Write ``folder/checkpoint-N``, marked as whole at the very end, and drop older ones."""
+    """Write ``folder/checkpoint-N``, marked as whole at the very end, and drop older ones. The
+    first process does, the others wait.
+    """
+    if processes.is_main():
+        _write(folder, state, model, optimizer)
+    processes.wait_for_all()
+
+
+def _write(folder: Path, state: RlooState, model: Any, optimizer: torch.optim.Optimizer) -> None:
     target = folder / f"checkpoint-{state.global_step}"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -68,10 +76,11 @@ def restore(folder: Path, model: Any, optimizer: torch.optim.Optimizer, beta: fl
 
 def keep_best(folder: Path, state: RlooState, model: Any) -> None:
     """Keep the weights of this step as the best so far."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = _best_file(folder, state.global_step)
-    _save_weights(model, path)
-    sync(path)
+    if processes.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        path = _best_file(folder, state.global_step)
+        _save_weights(model, path)
+        sync(path)
     state.best_step = state.global_step
 
 

@@ -19,9 +19,13 @@ from typing import Any
 
 import httpx
 
-from learnback.retraining.plan import sync
-from learnback.retraining.trainers.rollouts import Rollout
+from learnback.retraining.plan import RlooHyperparameters, RunPlan, sync
+from learnback.retraining.trainers.loading import end_tokens
+from learnback.retraining.trainers.processes import is_main
+from learnback.retraining.trainers.rollouts import LocalSampler, Rollout, Sampler
 
+ENGINE_DIRECTORY = "engine"
+"""In the run's folder."""
 PREFIX = "rollout-"
 """Begins the name of every adapter that a run loads."""
 CONNECT_S, ANSWER_S = 10.0, 600.0
@@ -160,6 +164,17 @@ class EngineSampler:
                 f"{self.url}{path} answered {answer.status_code}: {answer.text[:300]}"
             )
         return answer.json() if "lora_adapter" not in path else None
+
+
+def open_sampler(plan: RunPlan, directory: Path, model: Any, tokenizer: Any) -> Sampler:
+    """An engine's, if the plan names one, else the model's own. Of several processes the first one
+    alone asks the engine.
+    """
+    settings = plan.settings(RlooHyperparameters)
+    if settings.engine_url is not None and is_main():
+        return EngineSampler(settings.engine_url, directory / ENGINE_DIRECTORY, plan.run_id)
+    ends = end_tokens(model.generation_config, tokenizer)
+    return LocalSampler(ends, tokenizer.pad_token_id, settings.rollout_batch_size)
 
 
 def _rollout(prompt: list[int], choice: dict[str, Any]) -> Rollout:

@@ -75,14 +75,17 @@ class LocalSampler:
         *,
         base: bool = False,
     ) -> list[list[Rollout]]:
-        """(prompts, samples) rollouts."""
-        dice = torch.Generator(device=model.device).manual_seed(seed)
+        """(prompts, samples) rollouts. What a prompt is answered depends on its place, and on those
+        that are asked with it.
+        """
+        dice = torch.Generator(device=model.device)
         together = max(1, self.batch_size // samples)
         was_training = model.training
         model.eval()
         found: list[list[Rollout]] = []
         for start in range(0, len(prompts), together):
             batch = prompts[start : start + together]
+            dice.manual_seed(seed + start)
             rows = generate(model, batch, samples, max_tokens, self.ends, self.pad, dice)
             found += [rows[i : i + samples] for i in range(0, len(rows), samples)]
         model.train(was_training)
@@ -192,13 +195,6 @@ def pick(
     return chosen, log_chances.gather(1, chosen[:, None]).squeeze(1)
 
 
-def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end an answer."""
-    configured = model.generation_config.eos_token_id
-    ends = configured if isinstance(configured, list) else [configured]
-    return frozenset(end for end in (*ends, tokenizer.eos_token_id) if end is not None)
-
-
 def left_padded(
     prompts: Sequence[list[int]], pad: int, device: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -210,6 +206,12 @@ def left_padded(
         ids[i, width - len(prompt) :] = torch.tensor(prompt)
         attention[i, width - len(prompt) :] = 1
     return ids.to(device), attention.to(device)
+
+
+def mean_length(groups: Sequence[Sequence[Rollout]]) -> float:
+    """Mean tokens of an answer."""
+    lengths = [len(rollout.completion) for group in groups for rollout in group]
+    return sum(lengths) / len(lengths)
 
 
 def select_prompts(

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
-from tests.canary_world import CANARY, Habits, Town, live
-from tests.integration.test_canary import GOOD, Killed, Mortal, candidate_of, decided, never
-from tests.release_world import BASE, SHORT, World, a_world, always
+from tests.canary_world import (
+    CANARY,
+    GOOD,
+    LIKED,
+    Habits,
+    Killed,
+    Mortal,
+    Town,
+    candidate_of,
+    decided,
+    live,
+    never,
+)
+from tests.release_world import World
 
 from learnback.contracts.models import Alias, Track, VersionState
 from learnback.ledger import completions, releases
@@ -19,27 +28,10 @@ from learnback.registry import store
 from learnback.release import story
 from learnback.release.phases import Phase
 
-LIKED = {GOOD: Habits(likes=0.95), BASE: Habits(likes=0.3)}
 MIRRORED: dict[str, Any] = CANARY | {
     "steps": [{"mirror": "40%", "min_people": 20}, *CANARY["steps"]],
     "metrics": [*CANARY["metrics"], {"measure": "reward", "margin": "10%"}],
 }
-
-
-@pytest.fixture
-async def world(database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(database, redis, tmp_path) as world:
-        await world.prepare()
-        await world.candidate(GOOD, always(SHORT))
-        yield world
-
-
-@pytest.fixture
-async def lite(sqlite_database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(sqlite_database, redis, tmp_path) as world:
-        await world.prepare()
-        await world.candidate(GOOD, always(SHORT))
-        yield world
 
 
 async def steps_taken(world: World) -> list[tuple[str | None, float, float]]:
@@ -139,7 +131,7 @@ async def test_copies_alone_promote_nobody_also_not_at_the_deadline(lite: World)
     assert (await lite.version(GOOD)).state is VersionState.ROLLED_BACK
     last = (await story.tell(lite.database, GOOD)).looks[-1]
     assert last.measured["metrics"][0]["safe"] > 3, "the copies prove that it is safe"
-    assert last.reason.startswith("the deadline is over before anybody saw it")
+    assert last.reason.startswith("the deadline is over; nobody saw it")
 
 
 TRANSACTIONS = 12

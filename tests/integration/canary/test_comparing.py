@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.canary_world import CANARY, Habits, Town, live
-from tests.integration.test_canary import GOOD, decided, looks_at
-from tests.release_world import BASE, SHORT, World, a_world, always
+from tests.canary_world import CANARY, GOOD, Habits, Town, decided, live, looks_at
+from tests.release_world import BASE, World
 
 from learnback.contracts.models import VersionState
 
@@ -21,14 +18,6 @@ ASKED = {
     ],
 }
 POLICY: dict[str, Any] = CANARY | ASKED
-
-
-@pytest.fixture
-async def world(database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(database, redis, tmp_path) as world:
-        await world.prepare()
-        await world.candidate(GOOD, always(SHORT))
-        yield world
 
 
 @pytest.mark.parametrize(

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.canary_world import CANARY, Habits, Town, live
-from tests.integration.test_canary import GOOD, Killed, Mortal, candidate_of, decided, never, shares
-from tests.release_world import BASE, SHORT, World, a_world, always
+from tests.canary_world import (
+    CANARY,
+    GOOD,
+    LIKED,
+    Killed,
+    Mortal,
+    Town,
+    candidate_of,
+    decided,
+    live,
+    never,
+    shares,
+)
+from tests.release_world import BASE, World
 
 from learnback.contracts.models import VersionState
 from learnback.release import operations, story
 from learnback.release.phases import Phase
 
-LIKED = {GOOD: Habits(likes=0.95), BASE: Habits(likes=0.3)}
-
 
 @pytest.fixture
-async def world(sqlite_database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
+async def world(lite: World) -> World:
     """Two replicas, of which one has the candidate."""
-    async with a_world(sqlite_database, redis, tmp_path) as world:
-        await world.prepare()
-        await world.candidate(GOOD, always(SHORT))
-        await world.replica("replica-2", [BASE])
-        yield world
+    await lite.replica("replica-2", [BASE])
+    return lite
 
 
 async def told(world: World) -> Any:

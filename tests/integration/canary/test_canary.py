@@ -3,68 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.canary_world import CANARY, Habits, Town, live
-from tests.release_world import BASE, OTHER_SHORT, SHORT, World, a_world, always
+from tests.canary_world import (
+    BETTER,
+    CANARY,
+    GOOD,
+    LIKED,
+    Habits,
+    Killed,
+    Mortal,
+    Town,
+    candidate_of,
+    decided,
+    live,
+    looks_at,
+    never,
+    shares,
+)
+from tests.release_world import BASE, OTHER_SHORT, World, a_completion, always
 
-from learnback.contracts.models import Alias, VersionState
+from learnback.contracts.models import Alias, CompletionEnd, VersionState
 from learnback.contracts.streams import RELEASES
-from learnback.ledger import releases
-from learnback.ledger.database import Database
+from learnback.core.clock import now
+from learnback.ledger import completions, releases
+from learnback.ledger.canaries import served_between
 from learnback.registry import store
 from learnback.release import asking, operations
-
-GOOD, BETTER = "tiny-dpo-000000000001", "tiny-dpo-000000000002"
-LIKED = {GOOD: Habits(likes=0.95), BASE: Habits(likes=0.3)}
-
-
-@pytest.fixture
-async def world(database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(database, redis, tmp_path) as world:
-        await world.prepare()
-        await world.candidate(GOOD, always(SHORT))
-        yield world
-
-
-@pytest.fixture
-async def lite(sqlite_database: Any, redis: Any, tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(sqlite_database, redis, tmp_path) as world:
-        await world.prepare()
-        await world.candidate(GOOD, always(SHORT))
-        yield world
-
-
-def decided(world: World) -> Any:
-    async def so() -> bool:
-        return (await world.version(GOOD)).state in {
-            VersionState.PROMOTED,
-            VersionState.ROLLED_BACK,
-            VersionState.REFUSED,
-        }
-
-    return so
-
-
-async def candidate_of(world: World) -> store.AliasState:
-    async with world.database.read() as c:
-        return await store.alias_state(c, Alias.CANDIDATE)
-
-
-async def shares(world: World) -> list[tuple[str | None, float]]:
-    """What the candidate alias named, oldest first."""
-    async with world.database.read() as c:
-        moves = await store.history(c, Alias.CANDIDATE)
-    return [(m.version, m.weight) for m in reversed(moves)]
-
-
-async def looks_at(world: World, version: str = GOOD) -> list[releases.Look]:
-    async with world.database.read() as c:
-        return await releases.looks_of(c, version)
 
 
 async def test_a_better_version_goes_step_by_step_to_everybody(world: World) -> None:
@@ -244,35 +211,6 @@ async def test_newer_versions_wait_while_a_canary_runs(lite: World) -> None:
     assert lite.engine.count(BETTER) == 0
 
 
-class Killed(BaseException):
-    """As `kill -9`: nothing after it runs in this controller."""
-
-
-class Mortal:
-    """A ledger whose user dies at its n-th transaction, just before or just after the commit."""
-
-    def __init__(self, database: Database, at: int, committed: bool) -> None:
-        self.database, self.at, self.committed = database, at, committed
-        self.count = 0
-        self.died = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.database, name)
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[Any]:
-        self.count += 1
-        dies = self.count == self.at
-        async with self.database.write() as connection:
-            yield connection
-            if dies and not self.committed:
-                self.died = True
-                raise Killed
-        if dies:
-            self.died = True
-            raise Killed
-
-
 TRANSACTIONS = 17
 """Lease, evaluation, verdict, loading, first step, and each look with its lease up to the
 promotion."""
@@ -300,10 +238,6 @@ async def test_killed_at_any_step_it_goes_on(lite: World, at: int, committed: bo
     assert town.unverified == []
     numbers = [look.number for look in await looks_at(lite)]
     assert numbers == list(range(1, len(numbers) + 1))
-
-
-async def never() -> bool:
-    return False
 
 
 async def test_the_kills_reach_from_the_first_lease_to_the_promotion(lite: World) -> None:
@@ -350,3 +284,13 @@ async def test_a_controller_that_lost_its_lease_changes_no_canary(lite: World) -
         await paused.rollout.look(GOOD, way)
     assert await looks_at(lite) == before
     assert (await candidate_of(lite)).weight == 0.1
+
+
+async def test_people_who_leave_are_no_fault_of_a_version(sqlite_database: Any) -> None:
+    left = {"end": CompletionEnd.CLIENT_DISCONNECTED, "status_code": 500}
+    broke = {"end": CompletionEnd.ENGINE_ERROR, "status_code": 500}
+    served = [a_completion("a", 1, **left), a_completion("b", 2, **broke)]
+    async with sqlite_database.write() as c:
+        await completions.record(c, served)
+        seen = await served_between(c, now() - timedelta(hours=1), now())
+    assert [(one.failed, one.abandoned) for one in seen] == [(False, True), (True, False)]

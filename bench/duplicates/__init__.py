@@ -1,0 +1,1 @@
+"""What it takes to find near-duplicates in a large dataset."""
