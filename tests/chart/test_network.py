@@ -82,7 +82,7 @@ def test_every_pod_has_a_policy_of_its_own(scenario: str) -> None:
 
 @pytest.mark.parametrize("scenario_name", ["minimal", "external", "cpu"])
 def test_the_hook_before_an_upgrade_brings_its_own_policy(scenario_name: str) -> None:
-    # the release's objects are those of the version before, which may not let it out, or have had no such Job
+    # the release's objects are those of the version before, which may not let it out
     found = render(scenario_name)
     (job,) = of_kind(found, "Job")
     (policy,) = (p for p in of_kind(found, "NetworkPolicy") if component(p) == "migrate")

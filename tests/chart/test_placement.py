@@ -1,4 +1,4 @@
-"""Which node a pod goes to: pods that must share one ask the same of it, so that none waits for ever."""
+"""Which node a pod goes to: pods that must share one ask the same of it, so none waits for ever."""
 
 from __future__ import annotations
 
