@@ -94,7 +94,8 @@ livenessProbe:
 - name: home
   mountPath: {{ $home }}
 # of ours, since the runtime makes root own a folder that only leads to a mount
-{{- range $folder := ternary (list "cache" "release") (list "cache") (has .component (list "release" "reward-engine")) }}
+{{- $folders := ternary (list "cache" "release") (list "cache") (has .component (list "release" "reward-engine")) }}
+{{- range $folder := ternary (list) $folders (eq .component "inference") }}{{/* whose cache is a volume of its own */}}
 - name: home
   mountPath: {{ $home }}/{{ $folder }}
   subPath: {{ $folder }}
