@@ -22,6 +22,12 @@ from learnback.ledger.tables import completions, feedback, rewards
 
 ROUND = 12
 """Completions, each with one signal, before and after each kill."""
+STANDS = "stands"
+STANDING = {
+    FeedbackStatus.ACCEPTED, FeedbackStatus.RECORDED, FeedbackStatus.TRAINED,
+    FeedbackStatus.HELD_OUT, FeedbackStatus.QUARANTINED,
+}  # fmt: skip
+"""Of a word that nobody took back: a random model's empty answer can't be learned from, say."""
 RECLAIMED_WITHIN_S = 4 * REDELIVERY_S
 """What a killed worker had read is taken over after `REDELIVERY_S`, when somebody looks."""
 
@@ -44,7 +50,7 @@ class Crowd:
                 completion = await self._until(within_s, self._ask, http)
                 key = uuid.uuid4().hex
                 said = await self._until(within_s, self._judge, http, completion, key)
-                self.accepted[key], self.expected[key] = said, FeedbackStatus.ACCEPTED
+                self.accepted[key], self.expected[key] = said, STANDS
                 if number % 4 == 1:
                     await self._until(within_s, self._withdraw, http, said)
                     self.expected[key] = FeedbackStatus.WITHDRAWN
@@ -54,7 +60,7 @@ class Crowd:
                         within_s, self._judge, http, completion, newer, said
                     )
                     self.expected[key] = FeedbackStatus.SUPERSEDED
-                    self.accepted[newer], self.expected[newer] = replaced, FeedbackStatus.ACCEPTED
+                    self.accepted[newer], self.expected[newer] = replaced, STANDS
 
     async def _until(self, within_s: float, attempt: Any, *arguments: Any) -> str:
         async def tried() -> str | None:
@@ -155,7 +161,8 @@ async def reconcile(up: Up, crowd: Crowd) -> None:
     own = [signal for signal in signals if signal[1] in crowd.expected]
     assert Counter(key for _, key, _ in own) == Counter(crowd.expected.keys()), "lost or twice"
     assert {key: feedback_id for feedback_id, key, _ in own} == crowd.accepted
-    assert {key: status for _, key, status in own} == crowd.expected
+    became = {key: STANDS if status in STANDING else status for _, key, status in own}
+    assert became == crowd.expected
     assert all(scored[completion] == 1 for completion in crowd.answered)
 
 
