@@ -41,6 +41,8 @@ class FeedbackStatus(StrEnum):
 
 
 WAITING = frozenset({FeedbackStatus.PENDING_TARGET, FeedbackStatus.ACCEPTED})
+TAKEN_BACK = frozenset({FeedbackStatus.SUPERSEDED, FeedbackStatus.WITHDRAWN, FeedbackStatus.ERASED})
+"""What people do not say any more."""
 
 
 class RaterKind(StrEnum):

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from learnback.contracts.models import FeedbackKind, FeedbackStatus
+from learnback.contracts.models import TAKEN_BACK, FeedbackKind, FeedbackStatus
 from learnback.core.clock import now
 from learnback.core.errors import Conflict, Gone, LearnbackError, NotFound, Unprocessable
 from learnback.core.ids import digest_text, new_id
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 MOST_PER_COMMIT = 256
 """Enough to make the sync cheap (32 callers fill 32), few enough to commit within 100 ms."""
-
-TAKEN_BACK = frozenset({FeedbackStatus.SUPERSEDED, FeedbackStatus.WITHDRAWN})
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,21 @@ from typing import Any
 from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from learnback.contracts.models import CompletionEnd, FeedbackStatus, RaterKind, Track
+from learnback.contracts.models import (
+    TAKEN_BACK,
+    CompletionEnd,
+    FeedbackStatus,
+    RaterKind,
+    Track,
+)
 from learnback.ledger.database import chunks
 from learnback.ledger.tables import completions, feedback, rewards
 
 BROKEN = (CompletionEnd.ENGINE_ERROR.value, CompletionEnd.REFUSED.value)
 WEIGHT_DIGITS = 9
 """1 - (1 - 0.1) is not 0.1; a share of one in a billion is nobody."""
-TAKEN_BACK = (
-    FeedbackStatus.SUPERSEDED,
-    FeedbackStatus.WITHDRAWN,
-    FeedbackStatus.ERASED,
-    FeedbackStatus.QUARANTINED,
-)
+NOT_COUNTED = TAKEN_BACK | {FeedbackStatus.QUARANTINED}
+"""Signals that speak for no version and no example."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ async def signals_about(connection: AsyncConnection, ids: Sequence[str]) -> list
         ).where(
             or_(f.completion_id.in_(part), f.other_completion_id.in_(part)),
             f.rater_kind == RaterKind.HUMAN.value,
-            f.status.not_in([status.value for status in TAKEN_BACK]),
+            f.status.not_in([status.value for status in NOT_COUNTED]),
         )
         for row in await connection.execute(query):
             found[row.id] = Signal(

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from learnback.ledger.canaries import TAKEN_BACK
+from learnback.ledger.canaries import NOT_COUNTED
 from learnback.ledger.database import chunks
 from learnback.ledger.tables import completions, feedback
 
@@ -36,7 +36,7 @@ async def taken_back(connection: AsyncConnection, entries: Sequence[Sourced]) ->
     signals = {i for entry in entries for i in entry.feedback_ids}
     c, f = completions.c, feedback.c
     there = await _those(connection, wanted, c.id, c.erased_at.is_(None))
-    revoked = await _those(connection, signals, f.id, f.status.in_(TAKEN_BACK))
+    revoked = await _those(connection, signals, f.id, f.status.in_(NOT_COUNTED))
     return frozenset(
         entry.id
         for entry in entries

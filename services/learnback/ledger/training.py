@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from learnback.contracts.models import FeedbackKind, FeedbackStatus
+from learnback.contracts.models import TAKEN_BACK, FeedbackKind, FeedbackStatus
 from learnback.core.clock import now
 from learnback.ledger.database import chunks
 from learnback.ledger.tables import completions, feedback, model_versions
@@ -23,8 +23,6 @@ from learnback.ledger.trainable import TRAINABLE
 
 LEARNED = (FeedbackStatus.ACCEPTED, FeedbackStatus.TRAINED, FeedbackStatus.HELD_OUT)
 """What a cumulative dataset is made of."""
-TAKEN_BACK = (FeedbackStatus.WITHDRAWN, FeedbackStatus.SUPERSEDED, FeedbackStatus.ERASED)
-"""What people do not say any more."""
 OUTVOTED = ("contradicted", "raters_disagree", "rater_disagrees_with_others")
 """Why signals were quarantined whose vote still counts: without it the others would seem to agree
 ever more from run to run."""

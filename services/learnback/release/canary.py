@@ -51,7 +51,7 @@ class Measured(BaseModel):
     raw: float | None
     """The plain difference of means of those who are known, biased as they are."""
     difference: float | None
-    """Corrected for who got the candidate, who was asked and who answered."""
+    """Corrected for who got the candidate and who answered."""
     low: float
     high: float
     """Always-valid interval of the difference at 1 - alpha."""

@@ -79,9 +79,8 @@ class Ladder:
         self.score = score
         self.result = result
         self.silence = INDIFFERENCE.get(result.preference, 0.0)
-        left = [m for m in METHODS if NAMES[m] not in result.named]
-        self.methods = left
-        self.stages = Stages(console, 5 + len(left))
+        self.methods = [m for m in METHODS if NAMES[m] not in result.named]
+        self.stages = Stages(console, 5 + len(self.methods))
         self.before = dict(result.seconds)
         self.split = split_prompts(result.seed, held_out=KEPT_FOR_MEASURING)
         self.answered: list[Answered] = []

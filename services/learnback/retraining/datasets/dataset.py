@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from learnback.contracts.models import FeedbackStatus
 from learnback.core.ids import digest_text
@@ -52,7 +53,7 @@ class Dataset:
         """Signals by outcome and reason; they add up to the number looked at."""
         return dict(Counter(o.reason or o.status.value for o in self.outcomes.values()))
 
-    @property
+    @cached_property
     def pairs(self) -> list[PreferenceRow]:
         """Of both sides, in a fixed order: the reward model is fitted to them and judged by them,
         whatever the method."""
