@@ -53,6 +53,17 @@ class FakeEngine:
     gate: Callable[[str], Any] | None = None
     """Awaited before each answer with the model's name, for tests that hold a load."""
 
+    def hold(self, model: str) -> asyncio.Event:
+        """Let `model` answer nobody until the event is set."""
+        held = asyncio.Event()
+
+        async def gate(asked: str) -> None:
+            if asked == model:
+                await held.wait()
+
+        self.gate = gate
+        return held
+
     @property
     def app(self) -> Starlette:
         """The ASGI app."""

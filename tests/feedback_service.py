@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy import select
 
 from learnback.contracts.messages import CompletionServed, FeedbackReceived
 from learnback.contracts.models import (
@@ -37,6 +38,7 @@ from learnback.feedback.settings import FeedbackSettings
 from learnback.ledger import feedback as signals
 from learnback.ledger.database import Database
 from learnback.ledger.keys import KeyRing, create_key
+from learnback.ledger.tables import completions, feedback, idempotency_keys, outbox
 
 
 def a_completion(
@@ -248,3 +250,12 @@ def live(
     server.should_exit = True
     thread.join(30)
     assert not thread.is_alive(), "the server did not stop"
+
+
+async def snapshot(database: Any) -> list[Any]:
+    """All that the ledger holds."""
+    async with database.read() as connection:
+        return [
+            sorted(map(str, await connection.execute(select(table))))
+            for table in (completions, feedback, idempotency_keys, outbox)
+        ]

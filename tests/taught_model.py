@@ -132,3 +132,9 @@ def write_rloo_run(
 def liked(texts: list[str]) -> float:
     """The true objective: the share of answers that begin as GOOD does."""
     return sum(text.startswith(GOOD.split()[0]) for text in texts) / len(texts)
+
+
+def said(folder: Path, step: int) -> list[str]:
+    """What the policy of a run answered at a step."""
+    found = json.loads((folder / "rollouts" / f"{step:06}.json").read_text())
+    return [entry["answer"] for entry in found["answers"]]

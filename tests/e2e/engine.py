@@ -126,8 +126,8 @@ def running_before_vllm(model: Path, home: Path) -> Iterator[Engine]:
     command += ["--port", url.rpartition(":")[2], "--enable-lora", "--max-lora-rank", "16"]
     given = os.environ | SMALL | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
     environment = vllm.environment(str(model), given, cpu=vllm.on_cpu())
-    with _running([*command, *shlex.split(ENGINE_ARGS)], environment, home / "vllm.log") as own:
-        _wait_ready(own, f"{url}/health", home / "vllm.log")
+    with running([*command, *shlex.split(ENGINE_ARGS)], environment, home / "vllm.log") as own:
+        wait_ready(own, f"{url}/health", home / "vllm.log")
         with running_engine(model, home, "--engine-url", url) as engine:
             yield engine
 
@@ -148,16 +148,16 @@ def running_engine(model: Path, home: Path, *options: str, **environment: str) -
     }
     command = [sys.executable, "-m", "learnback.cli", "inference", *options]
     try:
-        with _running(command, {**os.environ, **SMALL, **given, **environment}, log) as process:
+        with running(command, {**os.environ, **SMALL, **given, **environment}, log) as process:
             url = f"http://127.0.0.1:{port}"
-            _wait_ready(process, f"{url}/readyz", log)
+            wait_ready(process, f"{url}/readyz", log)
             yield Engine(url, redis_url, home, model, process, log)
     finally:
         broker.stop()
 
 
 @contextmanager
-def _running(
+def running(
     command: list[str], environment: dict[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends within its time when it is told to."""
@@ -177,7 +177,8 @@ def _running(
             raise
 
 
-def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Until `url` answers 200; fails with the log's end if it ends before, or takes too long."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:

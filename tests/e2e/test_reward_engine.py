@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from tests.e2e.engine import SMALL, running, wait_ready
 from tests.reward_models import make_neural
 
 from learnback.core.errors import Unavailable
@@ -22,8 +20,6 @@ from learnback.models.reward import Item, RewardModels, load
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
-START_S = 300.0
-STOP_S = 60.0
 KEY = "for the reward engine alone"
 WORDS = "the quick brown fox jumps over the lazy dog"
 BEARER = {"Authorization": f"Bearer {KEY}"}
@@ -42,41 +38,12 @@ def engine_url(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     url = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "learnback.cli", "reward-engine", "--model", str(tiny_llama)]
     command += ["--port", url.rsplit(":", 1)[1], "--max-model-len", "512"]
-    environment = {
-        "LEARNBACK_HOME": str(home),
-        "LEARNBACK_REWARD_ENGINE_KEY": KEY,
-        "OMP_NUM_THREADS": "1",
-    }
-    with (home / "engine.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--max-num-seqs", "32"],
-            env={**os.environ, **environment, "VLLM_CPU_KVCACHE_SPACE": "1"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        _wait_ready(process, url, home / "engine.log")
+    command += ["--max-num-seqs", "32"]
+    own = {"LEARNBACK_HOME": str(home), "LEARNBACK_REWARD_ENGINE_KEY": KEY}
+    log = home / "engine.log"
+    with running(command, os.environ | SMALL | own, log) as process:
+        wait_ready(process, f"{url}/health", log)
         yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-
-
-def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.3)
-    pytest.fail(f"the engine did not start\n{log.read_text(errors='replace')[-6000:]}")
 
 
 def test_without_its_key_the_engine_says_only_that_it_lives(engine_url: str) -> None:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from tests.e2e.engine import SMALL, running, wait_ready
 from tests.taught_model import make_taught_model, save_reward_model, write_rloo_run
 
 from learnback.local.supervisor import free_port
 from learnback.retraining.plan import read_plan
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
-
-START_S = 300.0
-STOP_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -35,43 +30,11 @@ def engine_url(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     command = f"-m vllm.entrypoints.openai.api_server --model {taught} --dtype float32"
     command += f" --port {url.rsplit(':', 1)[1]} --max-model-len 512 --max-num-seqs 32"
     command += " --enable-lora --max-lora-rank 16"
-    given = {
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    path = tmp_path_factory.mktemp("rollout-engine") / "engine.log"
-    with path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, *command.split()],
-            env={**os.environ, **given},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        _wait_ready(process, url, path)
+    log = tmp_path_factory.mktemp("rollout-engine") / "engine.log"
+    environment = os.environ | SMALL | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    with running([sys.executable, *command.split()], environment, log) as process:
+        wait_ready(process, f"{url}/health", log)
         yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-            raise
-
-
-def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.3)
-    pytest.fail(f"the engine did not start\n{log.read_text(errors='replace')[-6000:]}")
 
 
 def test_rollouts_of_a_real_engine_are_those_of_the_weights_that_learn(

@@ -26,3 +26,19 @@ async def lite(sqlite_database: Any, redis: Any, tmp_path: Path) -> AsyncIterato
     """Where the database is not the subject."""
     async with a_world(sqlite_database, redis, tmp_path) as world:
         yield world
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that gives one of two answers."""
+    from tests.taught_model import make_taught_model
+
+    return make_taught_model(tmp_path_factory.mktemp("taught"))
+
+
+@pytest.fixture(scope="session")
+def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that likes the first of them."""
+    from tests.taught_model import save_reward_model
+
+    return save_reward_model(tmp_path_factory.mktemp("reward") / "likes-good")

@@ -122,15 +122,10 @@ async def test_texts_are_compared_as_chats_are(tmp_path: Path, valkey_url: str, 
 async def test_the_stream_begins_when_both_have_something_to_say(
     tmp_path: Path, valkey_url: str, redis: Any
 ) -> None:
-    engine, held = FakeEngine(), asyncio.Event()
+    engine = FakeEngine()
     async with inference_server(tmp_path, valkey_url, engine) as server:
         await canary(server)
-
-        async def hold(model: str) -> None:
-            if model == NEW:
-                await held.wait()
-
-        engine.gate = hold
+        held = engine.hold(NEW)
         asking = asyncio.create_task(compare(server, stream=True))
         await wait_until(lambda: len(engine.seen) >= 3, "both are asked")
         with pytest.raises(TimeoutError):  # nothing comes: stable's answer waits for the other

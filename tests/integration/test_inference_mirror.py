@@ -66,15 +66,10 @@ async def test_a_copy_is_recorded_and_shown_to_nobody(
 async def test_nobody_waits_for_copies_and_what_is_too_much_is_dropped(
     tmp_path: Path, valkey_url: str, redis: Any
 ) -> None:
-    engine, held = FakeEngine(), asyncio.Event()
+    engine = FakeEngine()
     async with inference_server(tmp_path, valkey_url, engine) as server:
         await mirror_to(server)
-
-        async def hold(model: str) -> None:
-            if model == NEW:
-                await held.wait()
-
-        engine.gate = hold
+        held = engine.hold(NEW)
         dropped, answered = counted("dropped"), counted("answered")
         for number in range(AT_ONCE + 3):
             assert (await server.chat(f"word {number}")).status_code == 200

@@ -1,0 +1,116 @@
+"""Policy gradient in processes: killed and gone on with, and shared out among several."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.taught_model import said, write_rloo_run
+from tests.warm_jobs import Jobs, progress_of, result_of
+
+from learnback.retraining.plan import ExitCode
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("rloo")]
+
+
+def start(run: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "learnback.retraining.job", str(run)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def test_killed_and_started_again_gives_the_same_bytes_as_not_killed(
+    tmp_path: Path, taught: Path, reward_model: Path
+) -> None:
+    plain = write_rloo_run(tmp_path / "plain", taught, reward_model)
+    killed = write_rloo_run(tmp_path / "killed", taught, reward_model)
+    first, process = start(plain), start(killed)
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoints" / "checkpoint-8" / "whole").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "never happened: the second whole checkpoint"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "result.json").exists()
+
+    again = start(killed)
+    outputs = [p.communicate(timeout=120)[0] for p in (again, first)]
+
+    assert (again.returncode, first.returncode) == (ExitCode.DONE, ExitCode.DONE), outputs
+    assert result_of(killed).resumed_from_step >= 8
+    assert result_of(killed).weights_sha256 == result_of(plain).weights_sha256
+    assert result_of(killed).metrics["best_step"] == result_of(plain).metrics["best_step"]
+
+
+def test_two_processes_share_out_the_prompts_of_one(
+    tmp_path: Path, taught: Path, reward_model: Path, jobs: Jobs
+) -> None:
+    """And go on after a kill: with as many of them the bytes are the same again."""
+
+    def new(name: str) -> Path:
+        changes = {"max_steps": 4, "checkpoint_every": 2, "rollout_batch_size": 8}
+        return write_rloo_run(tmp_path / name, taught, reward_model, **changes)
+
+    one, two, killed = new("one"), new("two"), new("killed")
+    alone = jobs.done(one)
+    for job in jobs.together(two):
+        assert job.finish() == ExitCode.DONE, job.output
+    found = result_of(two)
+    ranks = jobs.together(killed)
+    whole = killed / "checkpoints" / "checkpoint-2" / "whole"
+    ranks[0].wait_until("the first checkpoint", whole.exists)
+    for job in ranks:
+        job.send(signal.SIGKILL)
+        job.finish()
+    for job in jobs.together(killed):
+        assert job.finish() == ExitCode.DONE, job.output
+
+    assert (alone.processes, found.processes) == (1, 2)
+    assert said(two, 1) == said(one, 1)
+    assert metrics_at(two, 1) == pytest.approx(metrics_at(one, 1), rel=1e-3, abs=1e-5)
+    for name in ("reward", "kl", "answer_tokens"):
+        assert metrics_at(two, 2)[name] == pytest.approx(metrics_at(one, 2)[name], rel=0.05)
+    assert result_of(killed).resumed_from_step >= 2
+    assert result_of(killed).weights_sha256 == found.weights_sha256
+
+
+def metrics_at(run: Path, step: int) -> dict[str, float]:
+    found = json.loads((run / "rollouts" / f"{step:06}.json").read_text())["metrics"]
+    return {name: value for name, value in found.items() if not name.startswith("mismatch")}
+
+
+def test_of_several_processes_one_asks_the_engine_for_all(
+    tmp_path: Path, taught: Path, reward_model: Path, jobs: Jobs
+) -> None:
+    from tests.adapter_engine import AdapterEngine, running
+
+    with running(AdapterEngine(taught)) as engine:
+        changes = {"engine_url": engine.url, "max_steps": 2, "checkpoint_every": 2}
+        folder = write_rloo_run(tmp_path / "http", taught, reward_model, **changes)
+        for job in jobs.together(folder):
+            assert job.finish() == ExitCode.DONE, job.output
+
+        assert len(engine.loaded) == len(set(engine.loaded))
+        assert engine.adapters == {}
+        assert result_of(folder).metrics["mismatch"] < 1e-4
+
+
+def test_a_step_that_can_not_be_shared_out_is_refused(
+    tmp_path: Path, taught: Path, reward_model: Path, jobs: Jobs
+) -> None:
+    folder = write_rloo_run(tmp_path / "odd", taught, reward_model, prompts_per_step=3)
+    status, _ = jobs.run(folder, WORLD_SIZE=2, RANK=0)
+
+    assert status == ExitCode.BAD_DATA
+    assert "a step of 3 prompts can't be shared out among 2" in (progress_of(folder).error or "")
