@@ -75,7 +75,9 @@ def test_the_engine_scores_each_model_as_transformers_does_also_after_a_swap(
     first, second = (models.open(folder.name, folder) for folder in folders[:2])
     for model, there in ((first, expected[0]), (second, expected[1]), (first, expected[0])):
         assert [s.score for s in model.score_batch(ITEMS)] == pytest.approx(there, abs=NEAR)
-    assert expected[0] != pytest.approx(expected[1], abs=10 * NEAR), "they must differ to tell anything"
+    assert expected[0] != pytest.approx(expected[1], abs=10 * NEAR), (
+        "they must differ to tell anything"
+    )
     del first, model
     gc.collect()
     third = models.open(folders[2].name, folders[2])
