@@ -31,6 +31,8 @@ NAMES = {
     "lora/ops/torch_ops/lora_ops.py": ["bgmv_shrink", "sgmv_shrink"],
     "lora/punica_wrapper/punica_cpu.py": ["bgmv_shrink"],
     "platforms/__init__.py": ["current_platform"],
+    "v1/worker/cpu_model_runner.py": ["CPUModelRunner"],
+    "v1/worker/gpu_model_runner.py": ["GPUModelRunner._bookkeeping_sync"],
 }
 """What inference/resolver.py and inference/mending.py import, by file of vLLM's package."""
 PARAMETERS = ["self", "base_model_name", "lora_name"]
