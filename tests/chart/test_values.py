@@ -219,6 +219,7 @@ REFUSED = {
     "release.judgeKey.existingSecret=s": "told to nobody",
     "training.trainJob.enabled=true,training.trainJob.nodes=2": "mounted on one only",
     "training.trainJob.enabled=true,training.enabled=false": "training.trainJob needs",
+    "training.trainJob.enabled=true,training.priorityClassName=p": "set it in the runtime",
     "training.trainJob.enabled=true,training.jobSet.enabled=true": "a run is one of the two",
     "training.schedule=@daily,training.enabled=false": "training.schedule needs",
     "training.checkpoint.accessModes={ReadWriteOncePod}": "shuts out the training Job",

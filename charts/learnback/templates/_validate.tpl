@@ -205,6 +205,9 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- if and $training.trainJob.enabled (not $training.enabled) }}
 - training.trainJob needs training.enabled=true.
 {{- end }}
+{{- if and $training.trainJob.enabled $training.priorityClassName }}
+- training.priorityClassName can't be said of a TrainJob: set it in the runtime {{ $training.trainJob.runtime }}.
+{{- end }}
 {{- if and $training.jobSet.enabled (not $training.enabled) }}
 - training.jobSet needs training.enabled=true.
 {{- end }}
