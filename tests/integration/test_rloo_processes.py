@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.taught_model import said, write_rloo_run
+from tests.taught_model import liked, prompts, said, write_rloo_run
 from tests.warm_jobs import Jobs, progress_of, result_of
 
 from learnback.retraining.plan import ExitCode
@@ -114,3 +115,89 @@ def test_a_step_that_can_not_be_shared_out_is_refused(
 
     assert status == ExitCode.BAD_DATA
     assert "a step of 3 prompts can't be shared out among 2" in (progress_of(folder).error or "")
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "status", "named"),
+    [
+        ("nan", {"learning_rate": 1e30, "warmup_fraction": 0}, ExitCode.DIVERGED, "not finite"),
+        ("huge", {"lora_rank": 2_000_000_000}, ExitCode.OUT_OF_MEMORY, "out of memory"),
+    ],
+)
+def test_broken_numbers_and_too_little_memory_end_the_run_for_good(
+    case: str,
+    changes: dict[str, Any],
+    status: ExitCode,
+    named: str,
+    tmp_path: Path,
+    taught: Path,
+    reward_model: Path,
+    jobs: Jobs,
+) -> None:
+    run = write_rloo_run(tmp_path / case, taught, reward_model, **changes)
+    ended, output = jobs.run(run, ADDRESS_SPACE=32 << 30)
+
+    assert ended == status, output
+    assert progress_of(run).state == "failed"
+    assert progress_of(run).exit_code == status
+    assert named in (progress_of(run).error or "")
+    assert not (run / "adapter").exists()
+
+
+def test_full_weights_learn_and_are_published_as_a_model_that_loads(
+    tmp_path: Path, taught: Path, reward_model: Path, jobs: Jobs
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    full = {"adaptation": "full", "learning_rate": 1e-3}
+    run = write_rloo_run(tmp_path / "full", taught, reward_model, **full)
+    result = jobs.done(run)
+
+    _, info = AutoModelForCausalLM.from_pretrained(run / "model", output_loading_info=True)
+    assert result.published == "model"
+    assert not info["missing_keys"]
+    assert not (run / "adapter").exists()
+    assert liked(said(run, 12)) > liked(said(run, 1))
+    assert (result.distance_from_reference or 0) > 0, "the base model is still there to compare"
+
+
+def asking(role: str, words: str) -> dict[str, Any]:
+    return {"prompt": json.dumps([{"role": role, "content": words}]), "feedback_id": ""}
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ([], "empty"),
+        ([asking("wizard", "hi")], "'unknown_role': 1"),
+        ([asking("user", "word " * 20_000)], "'prompt_too_long': 1"),
+        ([{"prompt": "[]", "feedback_id": ""}], "the prompt is empty"),
+        ([{"prompt": "hi", "feedback_id": ""}], "no list of messages"),
+    ],
+)
+def test_prompts_of_which_none_can_be_asked_are_refused_by_name(
+    rows: list[dict[str, Any]],
+    named: str,
+    tmp_path: Path,
+    taught: Path,
+    reward_model: Path,
+    jobs: Jobs,
+) -> None:
+    run = write_rloo_run(tmp_path / "bad", taught, reward_model, asked=rows)
+    status, output = jobs.run(run)
+
+    assert status == ExitCode.BAD_DATA, output
+    assert named in (progress_of(run).error or "")
+    assert not (run / "result.json").exists()
+
+
+def test_bad_prompts_among_good_ones_are_left_out_and_counted(
+    tmp_path: Path, taught: Path, reward_model: Path, jobs: Jobs
+) -> None:
+    bad = [asking("wizard", "hi"), asking("user", "word " * 20_000), *prompts(2)]
+    asked = [*prompts(8), *bad]
+    run = write_rloo_run(tmp_path / "mixed", taught, reward_model, asked=asked, max_steps=1)
+    result = jobs.done(run)
+
+    assert result.rows_used == 8
+    assert result.rows_skipped == {"unknown_role": 1, "prompt_too_long": 1, "duplicate": 2}
