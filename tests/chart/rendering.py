@@ -106,8 +106,13 @@ class Pod:
     """A pod or the template of one."""
 
     owner: Object
-    labels: dict[str, str]
+    metadata: Object
     spec: Object
+
+    @property
+    def labels(self) -> dict[str, str]:
+        found: dict[str, str] = self.metadata.get("labels", {})
+        return found
 
     @property
     def name(self) -> str:
@@ -129,9 +134,9 @@ def pods(found: list[Object]) -> Iterator[Pod]:
         if one["kind"] == "JobSet":
             for job in spec["replicatedJobs"]:
                 inner = _deep(job, "template", "spec", "template")
-                yield Pod(one, inner["metadata"].get("labels", {}), inner["spec"])
+                yield Pod(one, inner["metadata"], inner["spec"])
         elif isinstance(template, dict) and "containers" in template.get("spec", {}):
-            yield Pod(one, template.get("metadata", {}).get("labels", {}), template["spec"])
+            yield Pod(one, template.get("metadata", {}), template["spec"])
 
 
 def _deep(found: Any, *path: str) -> Any:

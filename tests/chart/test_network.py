@@ -172,15 +172,29 @@ def test_what_may_leave_this_release_with_everything_outside() -> None:
     }
 
 
-def test_the_judge_is_reached_by_who_asks_it_and_by_nobody_else() -> None:
-    found = render("judge")
-    reaching = {name for name in policies(found) if name and 8443 in outside(found, name)}
-    assert reaching == {"reward", "release"}
-    for name in reaching:
-        rules = policies(found)[name]["egress"]
-        (rule,) = (r for r in rules if r["ports"][0]["port"] == 8443)
-        assert rule["to"] == [{"ipBlock": {"cidr": "10.0.2.0/24"}}]
-        assert 443 in outside(found, name), "neural reward models load the base from the hub"
+@pytest.mark.parametrize(
+    ("scenario_name", "port", "asks"),
+    [("judge", 8443, "reward"), ("policy-judge", 8000, "release")],
+)
+def test_a_judge_is_reached_by_who_asks_it_and_by_nobody_else(
+    scenario_name: str, port: int, asks: str
+) -> None:
+    found = render_with(
+        "networkPolicy.judge.to[0].ipBlock.cidr=10.0.2.0/24", scenario=scenario_name
+    )
+    rules = {
+        name: [r for r in spec.get("egress", []) if port in [p["port"] for p in r["ports"]]]
+        for name, spec in policies(found).items()
+    }
+    (rule,) = (r for r in rules[asks] if not components(r, "to"))
+    assert rule["to"] == [{"ipBlock": {"cidr": "10.0.2.0/24"}}]
+    reaching = {name for name in rules if name and port in outside(found, name)}
+    assert reaching == {asks}
+
+
+def test_neural_reward_models_load_the_base_from_the_hub() -> None:
+    for name in ("reward", "release"):
+        assert 443 in outside(render("judge"), name)
 
 
 def test_admin_apis_are_closed_to_all_but_admins_and_scrapers() -> None:

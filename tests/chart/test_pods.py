@@ -195,7 +195,11 @@ def test_the_environment_is_what_the_settings_take(
         if name not in SETTINGS:
             continue
         (one,) = deployment["spec"]["template"]["spec"]["containers"]
-        given = {k: v if v is not None else "x" for k, v in environment(one).items()}
+        counted = {e["name"] for e in one["env"] if "resourceFieldRef" in e.get("valueFrom", {})}
+        given = {
+            k: v if v is not None else "1" if k in counted else "x"
+            for k, v in environment(one).items()
+        }
         given["LEARNBACK_REDIS_URL"] = "redis://x"
         with monkeypatch.context() as patched:
             for variable, value in given.items():

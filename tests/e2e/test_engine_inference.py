@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,23 @@ def test_vllm_exports_what_alerts_and_dashboards_ask_for(http: httpx.Client) -> 
     ]
     for sample in (s for f in engines if f.name.startswith("vllm:") for s in f.samples):
         assert {"model_name", "engine"} <= set(sample.labels), sample.name
+
+
+def test_a_seed_repeats_an_answer_in_a_burst_whose_prompts_are_read_in_parts(
+    http: httpx.Client,
+) -> None:
+    long = [{"role": "user", "content": "hello " * 60}]  # together more than one step reads
+
+    def ask(seed: int) -> str:
+        sent = {"messages": long, "temperature": 1.0, "seed": seed}
+        return text_of(chat(http, **sent))
+
+    alone = ask(0)
+    with ThreadPoolExecutor(48) as pool:
+        texts = list(pool.map(ask, [*range(24), *range(24)]))
+    assert texts[:24] == texts[24:]
+    assert texts[0] == alone
+    assert len(set(texts)) > 12
 
 
 def test_a_pinned_adapter_answers_and_the_base_stays_as_it_was(

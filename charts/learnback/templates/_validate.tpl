@@ -3,7 +3,7 @@ Refuses combinations of values that can't work, and says the way out. All that i
 */}}
 {{- define "learnback.validate" -}}
 {{- $problems := list -}}
-{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" "rewardEngine" "placement" -}}
+{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" "policy" "rewardEngine" "placement" -}}
 {{- $found := include (printf "learnback.validate.%s" $check) $ | trim -}}
 {{- if $found -}}
 {{- $problems = append $problems $found -}}
@@ -142,6 +142,29 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- end }}
 {{- end -}}
 
+{{/* Paths in a policy are of files beside it. */}}
+{{- define "learnback.validate.policy" -}}
+{{- $policy := .Values.release.policy -}}
+{{- $files := .Values.release.policyFiles -}}
+{{- $named := dict "judge.rubric" ($policy.judge | default dict).rubric "golden.file" ($policy.golden | default dict).file -}}
+{{- range $name, $path := $named }}
+{{- if and $path (contains "/" $path) }}
+- release.policy.{{ $name }} is {{ $path }}, but files lie beside the policy: give it in release.policyFiles, and name it without a folder.
+{{- else if and $path (not (hasKey $files.inline $path)) (not (or $files.existingConfigMap $files.existingSecret)) }}
+- release.policy.{{ $name }} names {{ $path }}, which nothing brings: give it in release.policyFiles.
+{{- end }}
+{{- end }}
+{{- if hasKey $files.inline "release.yaml" }}
+- release.policyFiles.inline has release.yaml, which is the policy itself: set release.policy.
+{{- end }}
+{{- if and (not $policy) (or $files.inline $files.existingConfigMap $files.existingSecret) }}
+- release.policyFiles has files, but no policy names them: set release.policy.
+{{- end }}
+{{- if and .Values.release.judgeKey.existingSecret (not (include "learnback.policy.judgeUrl" .)) }}
+- release.judgeKey is told to nobody: set release.policy.judge, or remove it.
+{{- end }}
+{{- end -}}
+
 {{- define "learnback.validate.rewardEngine" -}}
 {{- $engine := .Values.rewardEngine -}}
 {{- if $engine.enabled }}
@@ -181,6 +204,9 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- end }}
 {{- if and $training.trainJob.enabled (not $training.enabled) }}
 - training.trainJob needs training.enabled=true.
+{{- end }}
+{{- if and $training.trainJob.enabled $training.priorityClassName }}
+- training.priorityClassName can't be said of a TrainJob: set it in the runtime {{ $training.trainJob.runtime }}.
 {{- end }}
 {{- if and $training.jobSet.enabled (not $training.enabled) }}
 - training.jobSet needs training.enabled=true.

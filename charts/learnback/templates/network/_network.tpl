@@ -56,10 +56,10 @@ spec:
       protocol: TCP
 {{- end -}}
 
-{{/* An egress rule to what is outside: "target" has `to` (empty: anywhere) and "ports". */}}
+{{/* An egress rule to what is outside, at the ports of its "urls" and at "ports"; "to": where that is (empty: anywhere). */}}
 {{- define "learnback.network.out" -}}
 - ports:
-    {{- range .ports }}
+    {{- range concat (include "learnback.network.ports" (.urls | default list) | fromJsonArray) .ports | uniq }}
     - port: {{ . }}
       protocol: TCP
     {{- end }}
@@ -67,6 +67,20 @@ spec:
   to:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+{{- end -}}
+
+{{/* The TCP ports of URLs, as a list in JSON: what each names, or what its scheme stands for. By patterns, since a password
+need not be quoted for its driver as a URL's parser would have it. */}}
+{{- define "learnback.network.ports" -}}
+{{- $usual := dict "https" 443 "http" 80 "redis" 6379 "rediss" 6379 "postgresql" 5432 -}}
+{{- $ports := list -}}
+{{- range $url := . -}}
+{{- $scheme := regexFind "^[a-z]+" $url -}}
+{{- range regexReplaceAll "^[a-z+0-9]+://(.*@)?" $url "" | regexFind "^[^/?]*" | splitList "," -}}
+{{- $ports = append $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default (get $usual $scheme) | int) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $ports -}}
 {{- end -}}
 
 {{- define "learnback.network.dns" -}}
