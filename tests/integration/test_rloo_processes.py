@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,38 +16,24 @@ from learnback.retraining.plan import ExitCode
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("rloo")]
 
 
-def start(run: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "learnback.retraining.job", str(run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
-
-
-def test_killed_and_started_again_gives_the_same_bytes_as_not_killed(
-    tmp_path: Path, taught: Path, reward_model: Path
+def test_stopped_and_killed_wherever_it_stands_it_goes_on_to_the_same_bytes(
+    tmp_path: Path, taught: Path, reward_model: Path, jobs: Jobs
 ) -> None:
-    plain = write_rloo_run(tmp_path / "plain", taught, reward_model)
-    killed = write_rloo_run(tmp_path / "killed", taught, reward_model)
-    first, process = start(plain), start(killed)
-    deadline = time.monotonic() + 120
-    while not (killed / "checkpoints" / "checkpoint-8" / "whole").exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "never happened: the second whole checkpoint"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "result.json").exists()
+    """Between checkpoints, in the midst of epochs: three of eight prompts a step, and passes of
+    two and one of them.
+    """
+    uneven = {"prompts_per_step": 3, "batch_size": 8, "max_steps": 9, "checkpoint_every": 5}
+    whole = jobs.done(write_rloo_run(tmp_path / "whole", taught, reward_model, **uneven))
+    run = write_rloo_run(tmp_path / "stopped", taught, reward_model, **uneven)
+    jobs.end_at(run, 2, signal.SIGTERM, ExitCode.INTERRUPTED)
+    jobs.end_at(run, 7, signal.SIGKILL, -signal.SIGKILL)
+    jobs.end_at(run, 7, signal.SIGTERM, ExitCode.INTERRUPTED)
+    result = jobs.done(run)
 
-    again = start(killed)
-    outputs = [p.communicate(timeout=120)[0] for p in (again, first)]
-
-    assert (again.returncode, first.returncode) == (ExitCode.DONE, ExitCode.DONE), outputs
-    assert result_of(killed).resumed_from_step >= 8
-    assert result_of(killed).weights_sha256 == result_of(plain).weights_sha256
-    assert result_of(killed).metrics["best_step"] == result_of(plain).metrics["best_step"]
+    assert (whole.steps, result.steps) == (9, 9)
+    assert result.resumed_from_step == 7
+    assert result.weights_sha256 == whole.weights_sha256
+    assert result.metrics == whole.metrics
 
 
 def test_two_processes_share_out_the_prompts_of_one(

@@ -109,6 +109,10 @@ PAIRED = frozenset({Measure.REWARD, Measure.ERRORS, Measure.LATENCY})
 """What can be known of an answer that nobody saw."""
 
 
+SPANNED = frozenset({Measure.REWARD, Measure.ERRORS, Measure.ABANDONED, Measure.LATENCY})
+"""What is known of all answers, so that it is watched over time."""
+
+
 class Metric(Closed):
     """One measure with what is asked of it."""
 
@@ -187,7 +191,8 @@ class CanaryPolicy(Closed):
     """Each measure at most once."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     """Of equal versions at most this share is promoted, and at most this share is rolled back,
-    over a whole canary. Roll-back splits it evenly over the metrics (union bound)."""
+    over a whole canary. Of roll-back's a fifth is for candidates that go bad on the way; metrics
+    share it evenly (union bound)."""
     window: timedelta = Field(default=timedelta(minutes=30), gt=timedelta(0))
     """A person's answers and feedback count from their first request at a step for so long. What
     comes later is not seen, whatever it says, so that quick complaints do not weigh more."""
@@ -230,6 +235,11 @@ class CanaryPolicy(Closed):
             raise ValueError("after a mirrored step some people must see it before all do")
         if not self.mirrored_metrics:
             raise ValueError("mirroring compares reward, errors or latency: declare one of them")
+
+    @property
+    def spanned_metrics(self) -> tuple[Metric, ...]:
+        """What is watched over spans of time, for candidates that go bad on the way."""
+        return tuple(metric for metric in self.metrics if metric.measure in SPANNED)
 
     @property
     def mirrored_metrics(self) -> tuple[Metric, ...]:

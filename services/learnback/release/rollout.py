@@ -138,7 +138,7 @@ class Rollout:
         """One look with its consequences; None if the canary changed meanwhile."""
         plan = Plan.model_validate(way.plan)
         sight = await self._see(version, way, plan)
-        decision = decide(sight.measured, _standing(way, sight), plan.policy)
+        decision = decide(sight.measured, _standing(way, sight), plan.policy, sight.spells)
         async with self.leadership.write() as connection:
             current = await releases.find(connection, version, lock=True)
             if current.revision != way.revision and not _only_approved(way, current):
