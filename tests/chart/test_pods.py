@@ -213,11 +213,19 @@ def test_the_environment_is_what_the_settings_take(
 
 def _check_inference(deployment: Any, settings: Any) -> None:
     spec = deployment["spec"]["template"]["spec"]
-    pause = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     drain = settings.drain.total_seconds()
-    assert spec["terminationGracePeriodSeconds"] > pause + drain
+    assert spec["terminationGracePeriodSeconds"] > _linger(deployment) + drain
     spool = next(volume for volume in spec["volumes"] if volume["name"] == "spool")
     assert int(spool["emptyDir"]["sizeLimit"]) > settings.spool_bytes
+
+
+def _linger(deployment: Any) -> float:
+    """Seconds for which its pods serve new requests after SIGTERM."""
+    (one,) = deployment["spec"]["template"]["spec"]["containers"]
+    seconds = CommonSettings(linger=environment(one)["LEARNBACK_LINGER"]).linger.total_seconds()
+    assert seconds >= 5
+    assert "lifecycle" not in one, "before SIGTERM it would not know that it goes"
+    return seconds
 
 
 def _listen(scenario: str) -> str:
@@ -259,14 +267,15 @@ def test_variables_in_a_value_are_defined_before_it(scenario: str) -> None:
                 seen.add(entry["name"])
 
 
-def test_grace_is_longer_than_the_pause_and_the_drain(scenario: str) -> None:
+def test_grace_is_longer_than_the_linger_and_the_drain(scenario: str) -> None:
     for name, deployment in by_component(render(scenario), "Deployment").items():
         spec = deployment["spec"]["template"]["spec"]
         if name in SETTINGS and name != "inference":
-            pause = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
             job = RetrainingSettings().grace.total_seconds() if name == "retraining" else 0
             # open requests first, then the consumers
-            assert spec["terminationGracePeriodSeconds"] > pause + 2 * DRAIN_S + job, name
+            assert (
+                spec["terminationGracePeriodSeconds"] > _linger(deployment) + 2 * DRAIN_S + job
+            ), name
 
 
 def test_selectors_match_the_pods_and_ports_match_by_name(scenario: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -200,6 +201,16 @@ def test_the_engines_own_refusals_pass(engine: Engine, http: httpx.Client) -> No
     served = engine.recorded(answer.headers["x-learnback-completion-id"])
     assert served.end is CompletionEnd.REFUSED
     assert served.choices == ()
+
+
+def test_what_is_no_http_is_told_in_openais_shape(engine: Engine) -> None:
+    address = ("127.0.0.1", int(engine.url.rpartition(":")[2]))
+    with socket.create_connection(address, 10) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: lots\r\n\r\n")
+        said = connection.makefile("rb").read()
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert "not HTTP" in json.loads(body)["error"]["message"]
 
 
 def test_a_client_that_hangs_up_stops_the_engine_and_is_recorded(
