@@ -48,7 +48,8 @@ def table(same: Returned, gone: list[Broken]) -> str:
         f"| {same.by_people:.2%} | {same.by_spans:.2%} |",
         "",
         "| people who have it | visits an hour | from the tenth minute on fails | canaries "
-        "| rolled back | minutes until then, in the middle | 95th percentile | people who met it meanwhile |",
+        "| rolled back | minutes until then, in the middle | 95th percentile "
+        "| people who met it meanwhile |",
         "|---|---|---|---|---|---|---|---|",
         *(_line(*one) for one in gone),
     ]
