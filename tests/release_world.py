@@ -229,7 +229,8 @@ class World:
             asker=Asker(KeyRing(self.database), api_key),
         )
         controller = Controller(self.database, self.redis, evaluator, settings)
-        controller.rollout.settle = timedelta(0)  # what tests record is there at once
+        for watching in (controller.rollout, controller.aftercare):
+            watching.settle = timedelta(0)  # what tests record is there at once
         return controller
 
     async def version(self, name: str) -> store.ModelVersion:

@@ -191,13 +191,18 @@ class CanaryPolicy(Closed):
     """Each measure at most once."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     """Of equal versions at most this share is promoted, and at most this share is rolled back,
-    over a whole canary. Of roll-back's a fifth is for candidates that go bad on the way; metrics
-    share it evenly (union bound)."""
+    over a whole canary. Of roll-back's a fifth is for candidates that go bad on the way, and a
+    tenth for what does so after its promotion; metrics share it evenly (union bound)."""
     window: timedelta = Field(default=timedelta(minutes=30), gt=timedelta(0))
     """A person's answers and feedback count from their first request at a step for so long. What
     comes later is not seen, whatever it says, so that quick complaints do not weigh more."""
     slow: timedelta = Field(default=timedelta(seconds=2), gt=timedelta(0))
     """A first byte after more than this is late."""
+    holdback: Share = Field(default=0.05, ge=0, le=0.5)
+    """So many people stay with the version before for a while after a promotion, to compare with:
+    what goes bad only then is taken back by itself. The more, the sooner. 0: nobody."""
+    watch_after: timedelta = Field(default=timedelta(days=1), ge=timedelta(0))
+    """For so long, or until the next version begins its canary."""
     deadline: timedelta = Field(default=timedelta(days=7), gt=timedelta(0))
     """The canary proves something within this time."""
     on_deadline: OnDeadline = OnDeadline.ROLL_BACK
@@ -240,6 +245,12 @@ class CanaryPolicy(Closed):
     def spanned_metrics(self) -> tuple[Metric, ...]:
         """What is watched over spans of time, for candidates that go bad on the way."""
         return tuple(metric for metric in self.metrics if metric.measure in SPANNED)
+
+    @property
+    def watches_after(self) -> bool:
+        """Whether a promoted version is watched for a while."""
+        kept = self.holdback > 0 and self.watch_after > timedelta(0)
+        return kept and bool(self.spanned_metrics)
 
     @property
     def mirrored_metrics(self) -> tuple[Metric, ...]:
