@@ -29,7 +29,8 @@ class Load:
 
     def __init__(self, kube: Kube, name: str, seconds: int, workers: int) -> None:
         self.kube, self.name = kube, name
-        kube.apply(load_pod(name, seconds, workers))
+        like = kube.get("deployment", f"{RELEASE}-feedback")
+        kube.apply(load_pod(like, name, seconds, workers))
         kube.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
 
     def stop(self) -> None:
