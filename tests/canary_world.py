@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from sqlalchemy import insert
@@ -42,6 +42,7 @@ CANARY: dict[str, Any] = {
         {"measure": "errors", "margin": "10%"},
     ],
     "window": "PT0.001S",
+    "watch_after": "PT0S",
 }
 """Steps and windows of a canary that takes moments."""
 
@@ -71,6 +72,8 @@ class Town:
     default: Habits = field(default_factory=Habits)
     random: random.Random = field(default_factory=lambda: random.Random(5))
     came: int = 0
+    regulars: int | None = None
+    """So many live there and come again and again, in turns; None: nobody comes twice."""
     reward_model: str = "tiny-reward-0"
     first_favoured: float = 0.0
     """How often a person prefers the first of two answers, whatever they are."""
@@ -79,8 +82,13 @@ class Town:
     unverified: list[str] = field(default_factory=list)
     """Versions that answered though they had not passed the gate, or a replica lacked them."""
 
+    @property
+    def who(self) -> str:
+        """The person who comes now."""
+        return f"person {self.came % self.regulars if self.regulars else self.came}"
+
     async def come(self, count: int) -> None:
-        """`count` people who were not here before ask, and some say what they think."""
+        """`count` people ask, and some say what they think."""
         async with self.world.database.read() as connection:
             release = await store.release(connection)
             states = {v.name: v.state for v in await store.list_versions(connection)}
@@ -89,7 +97,7 @@ class Town:
         served, signals = [], []
         for _ in range(count):
             self.came += 1
-            given = route(_snapshot(release), "learnback", f"person {self.came}")
+            given = route(_snapshot(release), "learnback", self.who)
             if states[given.version.name] not in {"passed", "promoted"}:
                 self.unverified.append(given.version.name)
             if given.version.name == candidate and not everywhere:
@@ -97,12 +105,12 @@ class Town:
             completion, signal = self._visit(given)
             served.append(completion)
             if given.track is Track.CANDIDATE:
-                self.saw_it.add(f"person {self.came}")
+                self.saw_it.add(self.who)
             signals += signal
             served += self._copy(release, completion)
             both, preferred = self._compare(release)
             if both:
-                self.saw_it.add(f"person {self.came}")
+                self.saw_it.add(self.who)
             served += both
             signals += preferred
         async with self.world.database.write() as connection:
@@ -133,7 +141,7 @@ class Town:
         stable, candidate = release.stable.version, release.candidate.version
         if candidate is None or stable is None or self.random.random() >= self.default.compares:
             return [], []
-        person = f"person {self.came}"
+        person = self.who
         if position(person, f"compare\0{candidate}") >= release.candidate.weight:
             return [], []
         order = self.random.sample([stable, candidate], 2)
@@ -174,7 +182,7 @@ class Town:
             version=given.version.name,
             track=given.track,
             probability=given.probability,
-            subject=f"person {self.came}",
+            subject=self.who,
             status_code=500 if failed else 200,
             end=CompletionEnd.ENGINE_ERROR if failed else CompletionEnd.COMPLETE,
             timings=Timings(first_byte_s=0.2, duration_s=0.5),
@@ -269,6 +277,17 @@ async def looks_at(world: World, version: str = GOOD) -> list[releases.Look]:
 
 async def never() -> bool:
     return False
+
+
+class Time:
+    """What all clocks show; it stands still until it is moved."""
+
+    at = datetime.now(UTC)
+
+    @classmethod
+    def now(cls, zone: tzinfo) -> datetime:
+        """As `datetime.now`."""
+        return cls.at.astimezone(zone)
 
 
 class Killed(BaseException):

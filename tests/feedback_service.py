@@ -29,6 +29,7 @@ from learnback.contracts.streams import COMPLETIONS, FEEDBACK
 from learnback.core import wire
 from learnback.core.bus import Consumer, publish
 from learnback.core.clock import now
+from learnback.core.draining import Draining
 from learnback.core.http import problem_document
 from learnback.core.ids import uuid7
 from learnback.core.redis import connect
@@ -234,7 +235,7 @@ def live(
     edge = FlakyEdge(app)
     config = uvicorn.Config(
         edge,
-        http=wire.protocol(head_timeout, problem_document),
+        http=wire.protocol(head_timeout, problem_document, Draining()),
         log_config=None,
         lifespan="on",
         timeout_graceful_shutdown=5,

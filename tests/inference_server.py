@@ -21,6 +21,7 @@ from learnback.contracts.models import Alias
 from learnback.contracts.streams import COMPLETIONS, RELEASES
 from learnback.core.bus import publish
 from learnback.core.clock import now
+from learnback.core.draining import Draining
 from learnback.core.settings import CommonSettings
 from learnback.inference.library import Base
 from learnback.inference.loaders import AsgiLoader, HttpLoader
@@ -96,6 +97,7 @@ async def inference_server(
     chosen = InferenceSettings(**{"refresh": timedelta(seconds=0.2)} | settings)
     base = base_of(MODEL, DIGEST)
     opened: list[Services] = []
+    draining = Draining()
 
     async with AsyncExitStack() as stack:
         inner: Any = engine.app
@@ -108,7 +110,7 @@ async def inference_server(
         @asynccontextmanager
         async def open_here(app: Any, server: dict[str, Any]) -> AsyncIterator[Services]:
             loader = remote or AsgiLoader(app, server)
-            async with open_services(common, chosen, base, loader) as services:
+            async with open_services(common, chosen, base, loader, draining) as services:
                 opened.append(services)
                 yield services
 

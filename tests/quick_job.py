@@ -1,7 +1,8 @@
 """A training job of a moment: counts steps in its folder and goes on after a kill.
 
 It writes a report, and tells of a reward model what it makes of held-out pairs.
-QUICK_JOB: `done`, `bad_data`, `crash`, `crash_once`, or `wait` (trains until a file `go` appears).
+QUICK_JOB: `done`, one of `FAILURES`, `crash`, `crash_once`, or `wait` (trains until a file `go`
+appears).
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ import time
 from pathlib import Path
 
 STEPS = 3
+FAILURES = {
+    "bad_data": (65, "row 3 is no row"),
+    "out_of_memory": (71, "no memory is left"),
+    "diverged": (76, "the loss is no number"),
+}
 
 
 def main(folder: Path) -> int:
@@ -21,9 +27,10 @@ def main(folder: Path) -> int:
     plan = json.loads((folder / "run.json").read_text())
     starts = folder / "starts"
     write(starts, int(starts.read_text()) + 1 if starts.exists() else 1)
-    if behaviour == "bad_data":
-        progress(folder, plan, 0, "failed", "row 3 is no row")
-        return 65
+    if behaviour in FAILURES:
+        code, said = FAILURES[behaviour]
+        progress(folder, plan, 0, "failed", said)
+        return code
     if behaviour == "crash" or (behaviour == "crash_once" and starts.read_text() == "1"):
         return 70
     stopped: list[int] = []

@@ -20,6 +20,7 @@ from learnback.retraining.plan import PLAN_FILE, TRAIN_FILE, RlooHyperparameters
 from learnback.retraining.trainers.held_out_judge import JUDGE_FILE
 
 STEPS = 120
+PROMPTS = pa.schema([("prompt", pa.string()), ("feedback_id", pa.string())])
 
 
 def question(number: int) -> list[dict[str, str]]:
@@ -75,6 +76,11 @@ def preferences(count: int, *, flipped: bool = False) -> list[dict[str, Any]]:
     ]
 
 
+def prompts(count: int) -> list[dict[str, Any]]:
+    """Rows of the shape `prompts`."""
+    return [{"prompt": json.dumps(question(i)), "feedback_id": ""} for i in range(count)]
+
+
 def save_reward_model(folder: Path, *, flipped: bool = False) -> Path:
     """A linear reward model of these preferences."""
     pairs = [
@@ -91,13 +97,16 @@ def write_rloo_run(
     reward_model: Path,
     *,
     judge_flipped: bool | None = False,
+    asked: list[dict[str, Any]] | None = None,
     seed: int = 0,
     **changes: Any,
 ) -> Path:
-    """A run that is ready to start; `judge_flipped` None: there is no held-out judge."""
+    """A run that is ready to start; `judge_flipped` None: there is no held-out judge; `asked` are
+    rows of the shape `prompts`.
+    """
     folder.mkdir(parents=True)
-    asked = [{"prompt": json.dumps(question(i)), "feedback_id": ""} for i in range(8)]
-    pq.write_table(pa.Table.from_pylist(asked), folder / TRAIN_FILE)
+    rows = prompts(8) if asked is None else asked
+    pq.write_table(pa.Table.from_pylist(rows, schema=PROMPTS), folder / TRAIN_FILE)
     if judge_flipped is not None:
         judged = preferences(24, flipped=judge_flipped)
         pq.write_table(pa.Table.from_pylist(judged), folder / JUDGE_FILE)

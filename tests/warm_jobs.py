@@ -100,6 +100,11 @@ class Jobs:
         job = self.start(run, **environment)
         return job.finish(), job.output
 
+    def end_at(self, run: Path, step: int, number: signal.Signals, status: int) -> None:
+        """Run a job that gets a signal when it has taken that step."""
+        ended, output = self.run(run, SIGNAL=f"{int(number)}@{step}")
+        assert ended == status, output
+
     def done(self, run: Path) -> RunResult:
         """The result of a job that must succeed."""
         status, output = self.run(run)

@@ -2,8 +2,9 @@
 
 Simulates canaries of two equal versions, looked at after every person, and of versions that
 please people more or less often: by what people say of one answer, and by which of two side by side
-they prefer. Prints the tables of docs/canary.md. Exits 1 if equal versions are promoted or rolled
-back more often than the policy's alpha.
+they prefer. Then towns whose people return and hardly ever say anything. Prints the tables of
+docs/canary.md. Exits 1 if equal versions are promoted or rolled back more often than the policy's
+alpha.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import sys
 import time
 from pathlib import Path
 
+from bench.canary import returning
 from bench.canary.plot import plot
 from rich.progress import Progress
 
 from learnback.release.biases import Bias, only_the_unhappy, the_first_favoured
+from learnback.release.returning import Returned
 from learnback.release.simulation import COMPARING, POLICY, Outcomes, Town, simulate
 
 EFFECTS = (0.02, 0.05, -0.1)
@@ -41,8 +44,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(options: argparse.Namespace) -> tuple[list[Outcomes], list[Bias]]:
-    """All simulations, with a bar that knows how long it takes."""
+def run(options: argparse.Namespace) -> list[Outcomes]:
+    """Canaries in towns where everybody comes once, with a bar that knows how long it takes."""
     town = Town(people=options.people, alike=options.alike)
     sizes = {0.0: options.canaries} | dict.fromkeys(EFFECTS, options.power)
     asked = [(p, *size) for p in (POLICY, COMPARING) for size in sizes.items()]
@@ -62,7 +65,16 @@ def run(options: argparse.Namespace) -> tuple[list[Outcomes], list[Bias]]:
                 )
             )
             done += canaries
-    return found, biases(options.seed + 1)
+    return found
+
+
+def run_returning(options: argparse.Namespace) -> Returned:
+    """Equal versions where people return."""
+    with Progress() as shown:
+        bar = shown.add_task("returning", total=options.canaries)
+        return returning.equal(
+            options.canaries, options.seed, lambda done: shown.update(bar, completed=done)
+        )
 
 
 def biases(seed: int) -> list[Bias]:
@@ -109,18 +121,27 @@ def main() -> int:
     """Simulate, print, judge."""
     options = arguments()
     began = time.monotonic()
-    found, biased = run(options)
-    print(table(found, biased))
+    found, biased = run(options), biases(options.seed + 1)
+    print(table(found, biased), flush=True)
+    same = run_returning(options)
+    gone = returning.broken(options.power, options.seed)
+    print(f"\n{returning.table(same, gone)}")
     print(f"\n{time.monotonic() - began:,.0f} s, {time.process_time():,.0f} s of one core")
     if options.json:
         data = {
             "canaries": [o.model_dump() for o in found],
             "bias": [b.model_dump() for b in biased],
+            "returning": same.model_dump(),
+            "broken": [
+                {"was_promoted": after, **vars(town), **one.model_dump()}
+                for after, town, one in gone
+            ],
         }
         options.json.write_text(json.dumps(data, indent=2))
     if options.plot:
         options.plot.write_text(plot(found, options.people))
     wrong = [rate for one in found if not one.effect for rate in (one.promoted, one.rolled_back)]
+    wrong += [same.promoted, same.rolled_back]
     return int(max(wrong) > POLICY.alpha)
 
 

@@ -89,7 +89,7 @@ def bare(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(plan.base_model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    trainer = BARE[plan.method](plan, settings, tokenizer, _conversations(folder))
+    trainer = BARE[plan.method](plan, settings, tokenizer, conversations(folder))
     output = trainer.train()
     trainer.save_model(str(folder / "adapter"))
     _note(folder, output.metrics["train_runtime"])
@@ -101,7 +101,8 @@ def _note(folder: Path, seconds: float) -> None:
     (folder / SPEED_FILE).write_text(json.dumps({"samples_per_s": samples / seconds}))
 
 
-def _conversations(folder: Path) -> Dataset:
+def conversations(folder: Path) -> Dataset:
+    """The rows of a run as TRL takes them."""
     rows = pq.read_table(folder / TRAIN_FILE).to_pylist()
     for row in rows:
         row.pop("feedback_id")
@@ -112,8 +113,9 @@ def _conversations(folder: Path) -> Dataset:
 
 
 def _dpo(plan: RunPlan, settings: Any, tokenizer: Any, rows: Dataset) -> Any:
-    own = {"beta": settings.beta, "loss_type": ["sigmoid", "sft"]}
-    own["loss_weights"] = [1.0, settings.sft_weight]
+    own = {"beta": settings.beta, "loss_type": [settings.loss]}
+    if settings.sft_weight:
+        own |= {"loss_type": [settings.loss, "sft"], "loss_weights": [1.0, settings.sft_weight]}
     return DPOTrainer(
         **_policy(plan, settings, tokenizer, rows), args=_arguments(DPOConfig, plan, **own)
     )

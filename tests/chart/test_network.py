@@ -172,15 +172,29 @@ def test_what_may_leave_this_release_with_everything_outside() -> None:
     }
 
 
-def test_the_judge_is_reached_by_who_asks_it_and_by_nobody_else() -> None:
-    found = render("judge")
-    reaching = {name for name in policies(found) if name and 8443 in outside(found, name)}
-    assert reaching == {"reward", "release"}
-    for name in reaching:
-        rules = policies(found)[name]["egress"]
-        (rule,) = (r for r in rules if r["ports"][0]["port"] == 8443)
-        assert rule["to"] == [{"ipBlock": {"cidr": "10.0.2.0/24"}}]
-        assert 443 in outside(found, name), "neural reward models load the base from the hub"
+@pytest.mark.parametrize(
+    ("scenario_name", "port", "asks"),
+    [("judge", 8443, "reward"), ("policy-judge", 8000, "release")],
+)
+def test_a_judge_is_reached_by_who_asks_it_and_by_nobody_else(
+    scenario_name: str, port: int, asks: str
+) -> None:
+    found = render_with(
+        "networkPolicy.judge.to[0].ipBlock.cidr=10.0.2.0/24", scenario=scenario_name
+    )
+    rules = {
+        name: [r for r in spec.get("egress", []) if port in [p["port"] for p in r["ports"]]]
+        for name, spec in policies(found).items()
+    }
+    (rule,) = (r for r in rules[asks] if not components(r, "to"))
+    assert rule["to"] == [{"ipBlock": {"cidr": "10.0.2.0/24"}}]
+    reaching = {name for name in rules if name and port in outside(found, name)}
+    assert reaching == {asks}
+
+
+def test_neural_reward_models_load_the_base_from_the_hub() -> None:
+    for name in ("reward", "release"):
+        assert 443 in outside(render("judge"), name)
 
 
 def test_admin_apis_are_closed_to_all_but_admins_and_scrapers() -> None:
@@ -212,6 +226,58 @@ def test_keda_reaches_valkey_only_where_it_scales() -> None:
     (alone,) = policies(render("minimal"))["valkey"]["ingress"]
     assert keda in scaled["from"]
     assert keda not in alone["from"]
+
+
+LEADING = {
+    # a URL of the values, and who goes where it leads
+    "externalDatabase.url=postgresql://u:p/w?@db:6432/x,valkey.enabled=true": ("feedback", 6432),
+    "externalDatabase.url=postgresql+psycopg://u:p@a:5001\\,b:5002/x": ("release", 5002),
+    "valkey.enabled=false,externalRedis.url=rediss://:p@redis:6390/1": ("reward", 6390),
+    "valkey.enabled=false,externalRedis.existingSecret=r,externalRedis.address=r:6391": (
+        ("migrate", 6391)
+    ),
+    "artifacts.url=s3://b,artifacts.s3.endpoint=http://minio:9000": ("release", 9000),
+    "model.hub.endpoint=http://hub.example.com": ("training", 80),
+    "inference.engine=external,inference.externalEngineUrls={http://a:8080/v1}": (
+        ("inference", 8080)
+    ),
+    "judge.url=http://judge:8001,judge.model=m": ("reward", 8001),
+    "release.policy.judge.url=http://judge:8002": ("release", 8002),
+    "extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://proxy:3128": ("training-schedule", 3128),
+    "inference.engineArgs={--otlp-traces-endpoint,grpc://collector}": ("inference", 4317),
+    "inference.engineArgs={--otlp-traces-endpoint=http://collector:4318}": ("inference", 4318),
+    "rewardEngine.extraEnv[0].name=A,rewardEngine.extraEnv[0].value=http://a:9": (
+        ("reward-engine", 9)
+    ),
+    "training.extraEnv[0].name=A,training.extraEnv[0].value=http://tracker:5000": (
+        ("training", 5000)
+    ),
+    # what no URL says
+    "externalDatabase.existingSecret=d,networkPolicy.database.port=6543": ("migrate", 6543),
+    "valkey.enabled=false,externalRedis.existingSecret=r,networkPolicy.redis.port=6544": (
+        ("retraining", 6544)
+    ),
+    "judge.url=http://judge,judge.model=m,networkPolicy.judge.ports={8000}": ("reward", 8000),
+    "networkPolicy.more.ports={8125}": ("operator", 8125),
+}
+
+
+@pytest.mark.parametrize("settings", LEADING)
+def test_pods_may_go_where_the_urls_of_the_values_lead(settings: str) -> None:
+    name, port = LEADING[settings]
+    on = ("operator.enabled=true", "rewardEngine.enabled=true", "training.schedule=@daily")
+    assert port in outside(render_with(*on, settings), name)
+
+
+def test_no_rule_is_about_all_ports_of_everybody(scenario: str) -> None:
+    for name, spec in policies(render(scenario)).items():
+        for rule in spec.get("egress", []):
+            assert rule.get("ports") or components(rule, "to"), name
+
+
+def test_no_port_at_all_is_no_rule_and_not_one_about_every_port() -> None:
+    found = render_with("networkPolicy.web.ports=[]", json_settings=True)
+    assert outside(found, "training") == {53}
 
 
 @pytest.mark.parametrize(

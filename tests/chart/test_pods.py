@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from tests.chart.rendering import (
     by_component,
     component,
     environment,
+    has_token,
     of_kind,
     pods,
     render,
@@ -30,6 +31,7 @@ from learnback.feedback.settings import FeedbackSettings
 from learnback.inference.settings import InferenceSettings
 from learnback.release.policy import ReleasePolicy
 from learnback.release.settings import ReleaseSettings
+from learnback.retraining import job, several
 from learnback.retraining.settings import RetrainingSettings
 from learnback.reward.settings import RewardSettings
 
@@ -120,7 +122,13 @@ def test_containers_are_read_only_and_limited(scenario: str) -> None:
 def test_no_pod_takes_services_for_settings(scenario: str) -> None:
     # Kubernetes would set LEARNBACK_FEEDBACK_PORT=tcp://... for the Service learnback-feedback
     for pod in pods(render(scenario)):
-        assert pod.spec["enableServiceLinks"] is False, pod.name
+        if pod.owner["kind"] != "TrainJob":  # which can't say it; a run reads no settings
+            assert pod.spec["enableServiceLinks"] is False, pod.name
+
+
+def test_a_run_reads_no_settings() -> None:
+    for module in (job, several):
+        assert "Settings" not in Path(str(module.__file__)).read_text(), module.__name__
 
 
 def test_only_pods_that_use_the_kubernetes_api_get_a_token(scenario: str) -> None:
@@ -128,7 +136,7 @@ def test_only_pods_that_use_the_kubernetes_api_get_a_token(scenario: str) -> Non
         wanted = pod.labels["app.kubernetes.io/component"] in {"retraining", "operator"}
         if scenario == "training-inside":
             wanted = False
-        assert pod.spec["automountServiceAccountToken"] is wanted, pod.name
+        assert has_token(pod, render(scenario)) is wanted, pod.name
 
 
 def test_accounts_give_no_token_by_themselves_and_every_pod_has_one_that_is_there(
@@ -195,7 +203,11 @@ def test_the_environment_is_what_the_settings_take(
         if name not in SETTINGS:
             continue
         (one,) = deployment["spec"]["template"]["spec"]["containers"]
-        given = {k: v if v is not None else "x" for k, v in environment(one).items()}
+        counted = {e["name"] for e in one["env"] if "resourceFieldRef" in e.get("valueFrom", {})}
+        given = {
+            k: v if v is not None else "1" if k in counted else "x"
+            for k, v in environment(one).items()
+        }
         given["LEARNBACK_REDIS_URL"] = "redis://x"
         with monkeypatch.context() as patched:
             for variable, value in given.items():
@@ -209,11 +221,19 @@ def test_the_environment_is_what_the_settings_take(
 
 def _check_inference(deployment: Any, settings: Any) -> None:
     spec = deployment["spec"]["template"]["spec"]
-    pause = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     drain = settings.drain.total_seconds()
-    assert spec["terminationGracePeriodSeconds"] > pause + drain
+    assert spec["terminationGracePeriodSeconds"] > _linger(deployment) + drain
     spool = next(volume for volume in spec["volumes"] if volume["name"] == "spool")
     assert int(spool["emptyDir"]["sizeLimit"]) > settings.spool_bytes
+
+
+def _linger(deployment: Any) -> float:
+    """Seconds for which its pods serve new requests after SIGTERM."""
+    (one,) = deployment["spec"]["template"]["spec"]["containers"]
+    seconds = CommonSettings(linger=environment(one)["LEARNBACK_LINGER"]).linger.total_seconds()
+    assert seconds >= 5
+    assert "lifecycle" not in one, "before SIGTERM it would not know that it goes"
+    return seconds
 
 
 def _listen(scenario: str) -> str:
@@ -255,14 +275,15 @@ def test_variables_in_a_value_are_defined_before_it(scenario: str) -> None:
                 seen.add(entry["name"])
 
 
-def test_grace_is_longer_than_the_pause_and_the_drain(scenario: str) -> None:
+def test_grace_is_longer_than_the_linger_and_the_drain(scenario: str) -> None:
     for name, deployment in by_component(render(scenario), "Deployment").items():
         spec = deployment["spec"]["template"]["spec"]
         if name in SETTINGS and name != "inference":
-            pause = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
             job = RetrainingSettings().grace.total_seconds() if name == "retraining" else 0
             # open requests first, then the consumers
-            assert spec["terminationGracePeriodSeconds"] > pause + 2 * DRAIN_S + job, name
+            assert (
+                spec["terminationGracePeriodSeconds"] > _linger(deployment) + 2 * DRAIN_S + job
+            ), name
 
 
 def test_selectors_match_the_pods_and_ports_match_by_name(scenario: str) -> None:

@@ -92,6 +92,18 @@ def test_scalers_name_deployments_that_are_there(scenario: str) -> None:
         assert scaler["spec"]["scaleTargetRef"]["name"] in deployments
 
 
+@pytest.mark.parametrize("name", ["inference", "feedback", "reward"])
+def test_a_rest_before_scaling_down_is_one_that_the_hpa_keeps(name: str) -> None:
+    """KEDA's cooldownPeriod would only be about the way to zero, and there is always one."""
+    found = render_with(f"{name}.autoscaling.cooldownSeconds=77", scenario="keda")
+    spec = by_component(found, "ScaledObject")[name]["spec"]
+    behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] == 77
+    assert "cooldownPeriod" not in spec
+    with pytest.raises(HelmFailed, match="cooldownSeconds"):  # the API takes an hour at most
+        render_with(f"{name}.autoscaling.cooldownSeconds=3601", scenario="keda")
+
+
 def test_nothing_that_scales_has_a_number_in_the_chart(scenario: str) -> None:
     found = render(scenario)
     deployments = by_component(found, "Deployment")

@@ -47,6 +47,8 @@ def references(found: list[Object]) -> set[str]:
                 names.add(entry.get("valueFrom", {}).get("secretKeyRef", {}).get("name"))
         for volume in pod.spec.get("volumes", []):
             names.add(volume.get("secret", {}).get("secretName"))
+            for source in volume.get("projected", {}).get("sources", []):
+                names.add(source.get("secret", {}).get("name"))
         names |= {secret["name"] for secret in pod.spec.get("imagePullSecrets", [])}
     return names - {None}
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,23 @@ def test_vllm_exports_what_alerts_and_dashboards_ask_for(http: httpx.Client) -> 
         assert {"model_name", "engine"} <= set(sample.labels), sample.name
 
 
+def test_a_seed_repeats_an_answer_in_a_burst_whose_prompts_are_read_in_parts(
+    http: httpx.Client,
+) -> None:
+    long = [{"role": "user", "content": "hello " * 60}]  # together more than one step reads
+
+    def ask(seed: int) -> str:
+        sent = {"messages": long, "temperature": 1.0, "seed": seed}
+        return text_of(chat(http, **sent))
+
+    alone = ask(0)
+    with ThreadPoolExecutor(48) as pool:
+        texts = list(pool.map(ask, [*range(24), *range(24)]))
+    assert texts[:24] == texts[24:]
+    assert texts[0] == alone
+    assert len(set(texts)) > 12
+
+
 def test_a_pinned_adapter_answers_and_the_base_stays_as_it_was(
     engine: Engine, http: httpx.Client, tmp_path: Path
 ) -> None:
@@ -182,6 +201,16 @@ def test_the_engines_own_refusals_pass(engine: Engine, http: httpx.Client) -> No
     served = engine.recorded(answer.headers["x-learnback-completion-id"])
     assert served.end is CompletionEnd.REFUSED
     assert served.choices == ()
+
+
+def test_what_is_no_http_is_told_in_openais_shape(engine: Engine) -> None:
+    address = ("127.0.0.1", int(engine.url.rpartition(":")[2]))
+    with socket.create_connection(address, 10) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: lots\r\n\r\n")
+        said = connection.makefile("rb").read()
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert "not HTTP" in json.loads(body)["error"]["message"]
 
 
 def test_a_client_that_hangs_up_stops_the_engine_and_is_recorded(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from tests.reward_models import CENTER, TEMPERATURE, bare_scores, make_neural
-from tests.tiny_model import tiny_model
+from tests.tiny_model import tiny_model, turned
 
 from learnback.models import reward_base
-from learnback.models.neural_reward import Bases
+from learnback.models.neural_reward import WHOLE, Bases, SharedBase
 from learnback.models.reward import PROBE, Item, RewardModel, RewardModels, describe, load
 
 __all__ = ["tiny_model"]
@@ -56,6 +56,35 @@ def test_scores_are_those_of_plain_transformers(
         ours, bare = scores(model, ITEMS), bare_scores(folder, tiny_model, ITEMS)
         assert ours == pytest.approx(bare, abs=1e-4)
         assert len({round(score, 3) for score in bare}) > 10, "they must differ to tell anything"
+
+
+def test_the_head_is_read_at_the_last_token_also_where_that_is_the_one_for_padding(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """As with Llama 3 and Mistral: no token for padding, and a template that ends with eos."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from learnback.retraining.trainers.encoding import Encoded
+    from learnback.retraining.trainers.reward_model import score_all
+
+    base = turned(tiny_model, tmp_path / "base", "<|im_end|>", pad_token="<|im_end|>")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    chats = [[*prompt, {"role": "assistant", "content": answer}] for prompt, answer in ITEMS]
+    ids = [tokenizer.apply_chat_template(chat, return_dict=False) for chat in chats]
+    assert {tokens[-1] for tokens in ids} == {tokenizer.pad_token_id}
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(base)
+    with torch.no_grad():
+        read = [model.model(torch.tensor([tokens])).last_hidden_state[0, -1] for tokens in ids]
+        expected = [float(model.score(state)) for state in read]
+
+    trained = score_all(model, [Encoded([], tokens) for tokens in ids], tokenizer.pad_token_id)
+    assert trained == pytest.approx(expected, abs=1e-4), "as in training"
+    shared = SharedBase(str(base))
+    tokens = [found for found in shared.tokenize(ITEMS) if isinstance(found, list)]
+    assert shared.logits(WHOLE, tokens) == pytest.approx(expected, abs=1e-4), "as when scoring"
 
 
 def test_two_models_share_a_base_and_never_mix(

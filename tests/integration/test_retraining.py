@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.learning import held_out, signal_rows, statuses, tell
+from tests.quick_job import FAILURES
 from tests.retraining_world import MakeCycle, a_wish, base, make, messages, step_until
 
 from learnback.contracts.models import Alias, VersionKind
@@ -104,18 +105,21 @@ def _no_such_answer() -> dict[str, Any]:
     return {"first": {"completion_id": "x"}, "second": {"text": "y"}, "preferred": "first"}
 
 
-async def test_bad_data_fails_at_once_and_is_not_tried_again(
-    database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_what_would_fail_again_is_not_tried_again_and_leaves_serving_alone(
+    failure: str, database: Database, make: MakeCycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("QUICK_JOB", "bad_data")
+    code, said = FAILURES[failure]
+    monkeypatch.setenv("QUICK_JOB", failure)
     await tell(database, 40)
     cycle = make()
     run = await step_until(cycle, RunState.FAILED)
-    assert "65: row 3 is no row" in run.progress["error"]
+    assert f"{code}: {said}" in run.progress["error"]
     assert (cycle.folder_of(run.id) / "starts").read_text() == "1"
     async with database.read() as c:
         assert (await training.waiting(c)).count == 40
         assert (await store.release(c)).stable.version == cycle.base.name
+        assert [v.name for v in await store.list_versions(c)] == [cycle.base.name]
     await cycle.step()
     assert "the last run failed" in cycle.decision.reason
 

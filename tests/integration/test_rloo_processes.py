@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.taught_model import said, write_rloo_run
+from tests.taught_model import liked, prompts, said, write_rloo_run
 from tests.warm_jobs import Jobs, progress_of, result_of
 
 from learnback.retraining.plan import ExitCode
@@ -19,38 +16,24 @@ from learnback.retraining.plan import ExitCode
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("rloo")]
 
 
-def start(run: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "learnback.retraining.job", str(run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
-
-
-def test_killed_and_started_again_gives_the_same_bytes_as_not_killed(
-    tmp_path: Path, taught: Path, reward_model: Path
+def test_stopped_and_killed_wherever_it_stands_it_goes_on_to_the_same_bytes(
+    tmp_path: Path, taught: Path, reward_model: Path, jobs: Jobs
 ) -> None:
-    plain = write_rloo_run(tmp_path / "plain", taught, reward_model)
-    killed = write_rloo_run(tmp_path / "killed", taught, reward_model)
-    first, process = start(plain), start(killed)
-    deadline = time.monotonic() + 120
-    while not (killed / "checkpoints" / "checkpoint-8" / "whole").exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "never happened: the second whole checkpoint"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "result.json").exists()
+    """Between checkpoints, in the midst of epochs: three of eight prompts a step, and passes of
+    two and one of them.
+    """
+    uneven = {"prompts_per_step": 3, "batch_size": 8, "max_steps": 9, "checkpoint_every": 5}
+    whole = jobs.done(write_rloo_run(tmp_path / "whole", taught, reward_model, **uneven))
+    run = write_rloo_run(tmp_path / "stopped", taught, reward_model, **uneven)
+    jobs.end_at(run, 2, signal.SIGTERM, ExitCode.INTERRUPTED)
+    jobs.end_at(run, 7, signal.SIGKILL, -signal.SIGKILL)
+    jobs.end_at(run, 7, signal.SIGTERM, ExitCode.INTERRUPTED)
+    result = jobs.done(run)
 
-    again = start(killed)
-    outputs = [p.communicate(timeout=120)[0] for p in (again, first)]
-
-    assert (again.returncode, first.returncode) == (ExitCode.DONE, ExitCode.DONE), outputs
-    assert result_of(killed).resumed_from_step >= 8
-    assert result_of(killed).weights_sha256 == result_of(plain).weights_sha256
-    assert result_of(killed).metrics["best_step"] == result_of(plain).metrics["best_step"]
+    assert (whole.steps, result.steps) == (9, 9)
+    assert result.resumed_from_step == 7
+    assert result.weights_sha256 == whole.weights_sha256
+    assert result.metrics == whole.metrics
 
 
 def test_two_processes_share_out_the_prompts_of_one(
@@ -114,3 +97,89 @@ def test_a_step_that_can_not_be_shared_out_is_refused(
 
     assert status == ExitCode.BAD_DATA
     assert "a step of 3 prompts can't be shared out among 2" in (progress_of(folder).error or "")
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "status", "named"),
+    [
+        ("nan", {"learning_rate": 1e30, "warmup_fraction": 0}, ExitCode.DIVERGED, "not finite"),
+        ("huge", {"lora_rank": 2_000_000_000}, ExitCode.OUT_OF_MEMORY, "out of memory"),
+    ],
+)
+def test_broken_numbers_and_too_little_memory_end_the_run_for_good(
+    case: str,
+    changes: dict[str, Any],
+    status: ExitCode,
+    named: str,
+    tmp_path: Path,
+    taught: Path,
+    reward_model: Path,
+    jobs: Jobs,
+) -> None:
+    run = write_rloo_run(tmp_path / case, taught, reward_model, **changes)
+    ended, output = jobs.run(run, ADDRESS_SPACE=32 << 30)
+
+    assert ended == status, output
+    assert progress_of(run).state == "failed"
+    assert progress_of(run).exit_code == status
+    assert named in (progress_of(run).error or "")
+    assert not (run / "adapter").exists()
+
+
+def test_full_weights_learn_and_are_published_as_a_model_that_loads(
+    tmp_path: Path, taught: Path, reward_model: Path, jobs: Jobs
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    full = {"adaptation": "full", "learning_rate": 1e-3}
+    run = write_rloo_run(tmp_path / "full", taught, reward_model, **full)
+    result = jobs.done(run)
+
+    _, info = AutoModelForCausalLM.from_pretrained(run / "model", output_loading_info=True)
+    assert result.published == "model"
+    assert not info["missing_keys"]
+    assert not (run / "adapter").exists()
+    assert liked(said(run, 12)) > liked(said(run, 1))
+    assert (result.distance_from_reference or 0) > 0, "the base model is still there to compare"
+
+
+def asking(role: str, words: str) -> dict[str, Any]:
+    return {"prompt": json.dumps([{"role": role, "content": words}]), "feedback_id": ""}
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ([], "empty"),
+        ([asking("wizard", "hi")], "'unknown_role': 1"),
+        ([asking("user", "word " * 20_000)], "'prompt_too_long': 1"),
+        ([{"prompt": "[]", "feedback_id": ""}], "the prompt is empty"),
+        ([{"prompt": "hi", "feedback_id": ""}], "no list of messages"),
+    ],
+)
+def test_prompts_of_which_none_can_be_asked_are_refused_by_name(
+    rows: list[dict[str, Any]],
+    named: str,
+    tmp_path: Path,
+    taught: Path,
+    reward_model: Path,
+    jobs: Jobs,
+) -> None:
+    run = write_rloo_run(tmp_path / "bad", taught, reward_model, asked=rows)
+    status, output = jobs.run(run)
+
+    assert status == ExitCode.BAD_DATA, output
+    assert named in (progress_of(run).error or "")
+    assert not (run / "result.json").exists()
+
+
+def test_bad_prompts_among_good_ones_are_left_out_and_counted(
+    tmp_path: Path, taught: Path, reward_model: Path, jobs: Jobs
+) -> None:
+    bad = [asking("wizard", "hi"), asking("user", "word " * 20_000), *prompts(2)]
+    asked = [*prompts(8), *bad]
+    run = write_rloo_run(tmp_path / "mixed", taught, reward_model, asked=asked, max_steps=1)
+    result = jobs.done(run)
+
+    assert result.rows_used == 8
+    assert result.rows_skipped == {"unknown_role": 1, "prompt_too_long": 1, "duplicate": 2}

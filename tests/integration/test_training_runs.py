@@ -38,12 +38,15 @@ def new_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Calla
     folder = tmp_path_factory.mktemp("runs")
 
     def make(
-        name: str, method: Method = "dpo", hyperparameters: Hyperparameters | None = None
+        name: str,
+        method: Method = "dpo",
+        hyperparameters: Hyperparameters | None = None,
+        rows: int = 24,
     ) -> Path:
         return write_run(
             folder / name,
             tiny_model,
-            ROWS[method](),
+            ROWS[method](rows),
             held_out=ROWS[method](4, first=100),
             method=method,
             hyperparameters=hyperparameters,
@@ -66,7 +69,7 @@ def plain(new_run: Callable[..., Path], jobs: Jobs) -> Callable[[Method], RunRes
 
 
 @pytest.mark.parametrize("method", ROWS)
-def test_killed_at_any_step_it_goes_on_to_the_same_bytes(
+def test_killed_at_a_checkpoint_or_before_it_publishes_it_goes_on_to_the_same_bytes(
     method: Method,
     new_run: Callable[..., Path],
     plain: Callable[[Method], RunResult],
@@ -90,6 +93,27 @@ def test_killed_at_any_step_it_goes_on_to_the_same_bytes(
     assert result.resumed_from_step == 12
     assert result.weights_sha256 == plain(method).weights_sha256
     assert result.metrics == plain(method).metrics
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_stopped_and_killed_wherever_it_stands_it_goes_on_to_the_same_bytes(
+    method: Method, new_run: Callable[..., Path], jobs: Jobs
+) -> None:
+    """Between checkpoints, in the midst of epochs: ten rows are three batches of three and one of
+    one, two batches are a step.
+    """
+    uneven = small(method, batch_size=3, gradient_accumulation=2, max_steps=11, checkpoint_every=5)
+    whole = jobs.done(new_run(f"{method}-uneven", method, uneven, rows=10))
+    run = new_run(f"{method}-stopped", method, uneven, rows=10)
+    jobs.end_at(run, 2, signal.SIGTERM, ExitCode.INTERRUPTED)
+    jobs.end_at(run, 7, signal.SIGKILL, -signal.SIGKILL)
+    jobs.end_at(run, 7, signal.SIGTERM, ExitCode.INTERRUPTED)
+    result = jobs.done(run)
+
+    assert (whole.steps, result.steps) == (11, 11)
+    assert result.resumed_from_step == 8, "a step is ended before a run is"
+    assert result.weights_sha256 == whole.weights_sha256
+    assert result.metrics == whole.metrics
 
 
 @pytest.mark.parametrize("method", ROWS)

@@ -79,6 +79,28 @@ def test_all_turns_of_a_conversation_are_on_one_side() -> None:
     assert not trained & {row.prompt[1]["content"] for row in found.held_out}
 
 
+def test_prompts_that_no_policy_is_asked_are_counted_by_reason(tmp_path: Path) -> None:
+    words = " ".join(f"word{i}" for i in range(40))
+    asked: dict[str, Any] = {
+        "fine": [{"role": "user", "content": words}],
+        "nearly the same": [{"role": "user", "content": f"{words} too"}],
+        "of a wizard": [{"role": "wizard", "content": "hi"}],
+        "endless": [{"role": "user", "content": "word " * 12_000}],
+        "of a tool": [{"role": "tool", "content": "42"}],
+        "with a picture": [{"role": "user", "content": [{"type": "image_url"}]}],
+    }
+    found = dataset.build(examined([]), "rloo", list(asked.items()))
+    manifest = files.save(found, tmp_path)
+
+    assert len(found.train) == 1
+    assert manifest.prompts_left_out == {
+        "near_duplicate": 1,
+        "unknown_role": 1,
+        "prompt_too_long": 1,
+        "not_plain_text": 2,
+    }
+
+
 def test_the_fingerprint_covers_every_text() -> None:
     before = build(prefers("f1", "good", "bad")).fingerprint
     assert build(prefers("f1", "good", "bad!")).fingerprint != before

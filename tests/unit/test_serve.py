@@ -131,7 +131,9 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     """The apps that would have been served, with uvicorn's options."""
     calls: list[Any] = []
     monkeypatch.setenv("LEARNBACK_HOME", str(tmp_path))
-    monkeypatch.setattr("uvicorn.run", lambda app, **options: calls.append((app, options)))
+    monkeypatch.setattr(
+        "learnback.core.draining.run", lambda app, _, **options: calls.append((app, options))
+    )
     return calls
 
 

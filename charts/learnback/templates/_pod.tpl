@@ -50,6 +50,9 @@ imagePullSecrets:
   value: {{ .root.Values.listenHost | quote }}
 - name: LEARNBACK_{{ $process }}_PORT
   value: {{ include "learnback.port" . | quote }}
+# from SIGTERM on it is not ready and closes connections, and serves new ones as long as Services send them
+- name: LEARNBACK_LINGER
+  value: PT{{ (.values.drain | default dict).lingerSeconds | default 5 }}S
 {{- range $name, $value := .values.settings }}
 - name: LEARNBACK_{{ $process }}_{{ $name | upper }}
   value: {{ $value | toString | quote }}

@@ -295,7 +295,11 @@ def add_health_routes(app: FastAPI, checks: dict[str, Check]) -> None:
         return PlainTextResponse("ok")
 
     @app.get("/readyz", include_in_schema=False)
-    async def readyz() -> JSONResponse:
+    async def readyz(request: Request) -> JSONResponse:
+        draining = getattr(request.app.state, "draining", None)  # where the server is our own
+        if draining is not None and draining.begun:
+            shown = {"draining": draining.problem}
+            return JSONResponse({"ready": False, "checks": shown}, 503)
         reasons = {name: await _reason(check) for name, check in checks.items()}
         http_metrics.checked(reasons)
         ready = not any(reasons.values())

@@ -8,15 +8,14 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 
-from learnback.core import wire
+from learnback.core import draining, wire
 from learnback.core.bus import Consumer
 from learnback.core.http import problem_document
+from learnback.core.settings import CommonSettings
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +23,15 @@ DRAIN_S = 20.0
 """Longest wait for open requests and batches after SIGTERM; Kubernetes gives 30 by default."""
 
 
-def serve(app: FastAPI, host: str, port: int, head_timeout: timedelta) -> None:
+def serve(app: FastAPI, host: str, port: int, common: CommonSettings) -> None:
     """Serve `app` until SIGTERM or SIGINT; open requests get `DRAIN_S` to finish."""
-    uvicorn.run(
+    app.state.draining = drains = draining.Draining(common.linger)
+    draining.run(
         app,
+        drains,
         host=host,
         port=port,
-        http=wire.protocol(head_timeout, problem_document),
+        http=wire.protocol(common.head_timeout, problem_document, drains),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=int(DRAIN_S),

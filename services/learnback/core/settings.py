@@ -94,6 +94,9 @@ class CommonSettings(Settings):
     """Ask for API keys; None: as soon as a service listens beyond loopback."""
     head_timeout: timedelta = Field(timedelta(seconds=10), gt=timedelta(0))
     """Longest time for the headers of a request to our own HTTP APIs to arrive."""
+    linger: timedelta = Field(timedelta(0), ge=timedelta(0))
+    """How long new connections are served after SIGTERM, while those who route requests here learn
+    of it; the chart sets 5 s."""
 
     @property
     def ledger_url(self) -> str:

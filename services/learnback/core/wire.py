@@ -9,19 +9,27 @@ from datetime import timedelta
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from learnback.core.draining import Draining
 from learnback.core.errors import BadRequest, LearnbackError, Timeout
 
 Shape = Callable[[LearnbackError], tuple[str, bytes]]
 """An error as this API shows it: content type and body."""
 
 
-def protocol(head_timeout: timedelta, shape: Shape) -> type[HttpToolsProtocol]:
+PARTING_S = 0.2
+"""How long a connection without a request is kept at the end: who sends just then gets an answer
+instead of a reset."""
+
+
+def protocol(head_timeout: timedelta, shape: Shape, draining: Draining) -> type[HttpToolsProtocol]:
     """The protocol for one server: unreadable requests get a 400 in the API's own shape, and a
-    request's line and headers that take longer than `head_timeout` a 408."""
+    request's line and headers that take longer than `head_timeout` a 408. No connection is kept
+    once `draining` has begun."""
 
     class Protocol(_Protocol):
         head_s = head_timeout.total_seconds()
         shown = staticmethod(shape)
+        server_drains = draining
 
     return Protocol
 
@@ -31,8 +39,10 @@ class _Protocol(HttpToolsProtocol):
 
     head_s: float
     shown: Shape
+    server_drains: Draining
     _head_timer: asyncio.TimerHandle | None = None
     _begun = False
+    _parting = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client that connects has to say something."""
@@ -55,6 +65,21 @@ class _Protocol(HttpToolsProtocol):
         """The head is there; what follows is the body, whose time the app limits."""
         self._head_is_there()
         super().on_headers_complete()
+        if self.cycle is not None and (self._parting or self.server_drains.begun):
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Called by uvicorn when it listens no longer: the next answer is the last."""
+        self._parting = True
+        if self._answering():
+            self.cycle.keep_alive = False
+        else:
+            self.loop.call_later(PARTING_S, self._part)
+
+    def _part(self) -> None:
+        """Hang up, unless somebody has begun to speak; that one's answer closes."""
+        if not self._answering() and not self._begun:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn for what is no HTTP; an answer that is under way is cut off."""

@@ -120,4 +120,4 @@ def main() -> None:
         require_keys=keys_required(common, settings.host),
         close=[redis.aclose, database.close],
     )
-    process.serve(app, settings.host, settings.port, common.head_timeout)
+    process.serve(app, settings.host, settings.port, common)

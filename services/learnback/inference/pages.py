@@ -59,7 +59,11 @@ async def answer(services: Services, scope: Scope, send: Send, *, posted: bool) 
 
 
 async def _readyz(services: Services, send: Send) -> None:
-    """Ready: the engine is well and this replica serves the release's stable version."""
+    """Ready: the engine is well and this replica serves the release's stable version, and stays."""
+    if services.draining.begun:
+        going = {"ready": False, "checks": {"draining": services.draining.problem}}
+        await respond(send, 503, msgspec.json.encode(going))
+        return
     checks = {
         "engine": await _engine_check(services),
         "release": await services.follower.problem(),

@@ -18,15 +18,15 @@ BASE_DIGEST = "LEARNBACK_SERVED_BASE_DIGEST"
 
 
 def register() -> None:
-    """Register our resolver with vLLM, and mend what would mix adapters up. Safe to repeat."""
+    """Register our resolver with vLLM, and mend its CPU backend. Safe to repeat."""
     digest = os.environ.get(BASE_DIGEST)
     if not digest:
         return
     from vllm.lora.resolver import LoRAResolverRegistry
 
-    from learnback.inference.mending import mend_mixed_batches
+    from learnback.inference.mending import mend
 
-    mend_mixed_batches()
+    mend()
     if NAME not in LoRAResolverRegistry.get_supported_resolvers():
         LoRAResolverRegistry.register_resolver(NAME, _resolver(digest))
 

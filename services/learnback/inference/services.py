@@ -13,10 +13,12 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from learnback.core import logging as core_logging
+from learnback.core.draining import Draining
 from learnback.core.errors import LearnbackError
 from learnback.core.process import running
 from learnback.core.redis import connect
 from learnback.core.settings import CommonSettings, keys_required
+from learnback.inference import engine_server
 from learnback.inference.dialects import VLLM, Dialect
 from learnback.inference.follower import Follower
 from learnback.inference.library import Base
@@ -44,6 +46,7 @@ class Services:
     keys_required: bool
     follower: Follower
     recorder: Recorder
+    draining: Draining
 
 
 def base_of(model: str, digest: str, engine_model: str = "", dialect: Dialect = VLLM) -> Base:
@@ -60,7 +63,11 @@ def public_names(settings: InferenceSettings, model: str) -> frozenset[str]:
 
 @asynccontextmanager
 async def open_services(
-    common: CommonSettings, settings: InferenceSettings, base: Base, loader: Loader
+    common: CommonSettings,
+    settings: InferenceSettings,
+    base: Base,
+    loader: Loader,
+    draining: Draining,
 ) -> AsyncIterator[Services]:
     """Connect, follow the release and record, for the length of the block."""
     redis = connect(common.redis_url)
@@ -87,6 +94,7 @@ async def open_services(
                 keys_required(common, settings.host),
                 follower,
                 recorder,
+                draining,
             )
     finally:
         await redis.aclose()
@@ -101,16 +109,21 @@ async def inside_vllm(app: ASGIApp, server: dict[str, Any]) -> AsyncIterator[Ser
     digest = os.environ.get(BASE_DIGEST)
     if digest is None:
         digest = await asyncio.to_thread(digest_model, common.model)
-    base = base_of(common.model, digest)
-    async with open_services(common, settings, base, AsgiLoader(app, server)) as services:
+    base, loader = base_of(common.model, digest), AsgiLoader(app, server)
+    draining = Draining(common.linger)
+    engine_server.adopt(server.get("app"), common, settings, draining)
+    async with open_services(common, settings, base, loader, draining) as services:
         yield services
 
 
 @asynccontextmanager
 async def before_engines(
-    app: ASGIApp, server: dict[str, Any], settings: InferenceSettings | None = None
+    app: ASGIApp,
+    server: dict[str, Any],
+    settings: InferenceSettings | None = None,
+    draining: Draining | None = None,
 ) -> AsyncIterator[Services]:
-    """Services for the proxy before engines that run elsewhere."""
+    """Services for the proxy before engines that run elsewhere; `draining` of its server."""
     common, settings = CommonSettings(), settings or InferenceSettings()
     loader = HttpLoader(settings.engine_urls, settings.engine_key)
     try:
@@ -118,7 +131,8 @@ async def before_engines(
         model: str = common.model or engine_model
         digest = await asyncio.to_thread(digest_model, model)
         base = base_of(model, digest, engine_model, dialect)
-        async with open_services(common, settings, base, loader) as services:
+        drains = draining or Draining()
+        async with open_services(common, settings, base, loader, drains) as services:
             yield services
     finally:
         loader.close()

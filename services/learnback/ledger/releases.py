@@ -16,7 +16,7 @@ from learnback.ledger.database import insert_new
 from learnback.ledger.tables import looks, releases
 from learnback.ledger.types import storable
 
-PROGRESS = ("loading_since", "step", "step_since", "canary_since", "plan")
+PROGRESS = ("loading_since", "step", "step_since", "canary_since", "watched_since", "plan")
 """What is not known (any more) of a version that has not begun its way to people."""
 
 
@@ -52,6 +52,8 @@ class Release(BaseModel):
     step: int | None = None
     step_since: datetime | None = None
     canary_since: datetime | None = None
+    watched_since: datetime | None = None
+    """It was promoted then, and some people stayed with the version before to compare with."""
     ended_at: datetime | None = None
     plan: dict[str, Any] | None = None
     """What was fixed as replicas began to load it: the policy, and what it is compared with."""
@@ -61,6 +63,11 @@ class Release(BaseModel):
         """Whether replicas load it and nobody gets it yet."""
         begun = self.loading_since is not None and self.canary_since is None
         return begun and self.ended_at is None
+
+    @property
+    def watched(self) -> bool:
+        """Whether it is stable and some people still have the version before."""
+        return self.watched_since is not None and self.ended_at is None
 
     @property
     def mirroring(self) -> bool:

@@ -259,6 +259,7 @@ releases = Table(
     Column("step", Integer),
     Column("step_since", UtcDateTime),
     Column("canary_since", UtcDateTime),
+    Column("watched_since", UtcDateTime),
     Column("ended_at", UtcDateTime),
     Column("plan", Json),
     Column("changed_at", UtcDateTime, nullable=False),

@@ -56,6 +56,8 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
     show_table(
         "What becomes of all signals", ["outcome", "signals"], sorted(plan["signals"].items())
     )
+    if left_out := sorted(plan["prompts_left_out"].items()):
+        show_table("Prompts that no policy is asked", ["reason", "prompts"], left_out)
     show_table("Why not another method", ["method", "reason"], list(plan["others"].items()))
     show_table(
         "How far raters agree",

@@ -1,8 +1,8 @@
 """Neural reward models in this process: adapters with a score head on base models that they share.
 
-Texts are rendered, cut into tokens and pooled as TRL's RewardTrainer does, so that a score means
-here what it meant in training: the chat template over prompt and answer, no special tokens beside
-the template's, the logit at the last token that is no padding.
+Texts are rendered, cut into tokens and pooled as in training, so that a score means here what it
+meant there: the chat template over prompt and answer, no special tokens beside the template's, the
+logit at the last token.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from learnback.models.plain_text import NotPlainText, plain_messages, plain_text
 from learnback.models.reward import Item, NeuralDescription, Scored, is_adapter
+from learnback.models.reward_head import at_the_end
 from learnback.registry.artifacts import digest_model
 
 CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
@@ -69,14 +70,11 @@ class SharedBase:
         on_gpu = self.device == "cuda"
         self.batch_tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
         self.tokenizer = AutoTokenizer.from_pretrained(path)
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
         dtype = torch.bfloat16 if on_gpu else torch.float32
         with _quietly():
             model = AutoModelForSequenceClassification.from_pretrained(
                 path, num_labels=1, dtype=dtype
             )
-        model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         self.model: Any = model.to(self.device).eval()
         self.carries = 0
         self._numbers = itertools.count()
@@ -146,18 +144,17 @@ class SharedBase:
 
     def _forward(self, adapter: str, batch: Sequence[list[int]]) -> list[float]:
         width = max(map(len, batch))
-        ids = torch.full((len(batch), width), self.tokenizer.pad_token_id)  # (batch, seq)
+        ids = torch.zeros((len(batch), width), dtype=torch.long)  # (batch, seq)
         mask = torch.zeros((len(batch), width), dtype=torch.long)
         for row, tokens in enumerate(batch):
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = 1
-        inputs = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
         with self._lock, torch.inference_mode():  # one at a time: the adapter is the model's state
             self._sweep()
             if adapter != WHOLE and self.model.active_adapter != adapter:
                 self.model.set_adapter(adapter)
-            logits = self.model(**inputs, use_cache=False).logits  # (batch, 1)
-        found: list[float] = logits[:, 0].tolist()
+            rewards = at_the_end(self.model, ids.to(self.device), mask.to(self.device))
+        found: list[float] = rewards.tolist()
         return found
 
     def _sweep(self) -> None:

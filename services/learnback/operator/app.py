@@ -64,7 +64,7 @@ def main() -> None:
         login=partial(_login, cluster),
         close=[cluster.close, http.aclose],
     )
-    serve(app, settings.host, settings.port, common.head_timeout)
+    serve(app, settings.host, settings.port, common)
 
 
 def _login(cluster: Cluster) -> kopf.ConnectionInfo:

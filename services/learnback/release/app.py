@@ -137,7 +137,7 @@ def main() -> None:
     """Read the settings and serve until SIGTERM."""
     settings, common = ReleaseSettings(), CommonSettings()
     logs.configure(PROCESS, level=common.log_level, format=common.log_format)
-    serve(build(settings, common), settings.host, settings.port, common.head_timeout)
+    serve(build(settings, common), settings.host, settings.port, common)
 
 
 def build(settings: ReleaseSettings, common: CommonSettings) -> FastAPI:

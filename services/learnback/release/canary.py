@@ -21,6 +21,12 @@ from learnback.release.sequential import (
     paired,
     scores,
 )
+from learnback.release.spans import Spell
+
+SPANS_SHARE = 0.2
+"""Of the alpha for harm, what spans of time share: they need much evidence in any case."""
+WATCH_SHARE = 0.1
+"""The same for those after a promotion."""
 
 
 class CanaryVerdict(StrEnum):
@@ -30,6 +36,8 @@ class CanaryVerdict(StrEnum):
     HOLD = "hold"
     PROMOTE = "promote"
     ROLL_BACK = "roll_back"
+    WATCH = "watch"
+    """It is stable, and some people still have the version before."""
     INCONCLUSIVE = "inconclusive"
     """The deadline is over and nothing is proven; the policy says what to do then."""
 
@@ -137,12 +145,23 @@ def measure_pairs(
     )
 
 
-def decide(measured: Sequence[Measured], standing: Standing, policy: CanaryPolicy) -> Decision:
-    """Harm first, then the deadline, then whether enough was seen, then whether it is proven."""
+def decide(
+    measured: Sequence[Measured],
+    standing: Standing,
+    policy: CanaryPolicy,
+    spells: Sequence[Spell] = (),
+) -> Decision:
+    """Harm first, then the deadline, then whether enough was seen, then whether it is proven.
+
+    `spells`: the worst span of time by each measure.
+    """
     worst = max(measured, key=lambda m: m.harm)
     limit = harm_limit(policy)
     if worst.harm >= limit:
         return Decision(CanaryVerdict.ROLL_BACK, f"{_shown(worst)}: worse than is tolerated")
+    broke = worst_spell(spells)
+    if broke is not None and broke.evidence >= span_limit(policy):
+        return Decision(CanaryVerdict.ROLL_BACK, _broke(broke))
     unproven = [m for m in measured if not proven(m, policy)]
     if standing.in_canary >= policy.deadline:
         return _at_deadline(unproven, standing, policy)
@@ -168,14 +187,39 @@ def decide(measured: Sequence[Measured], standing: Standing, policy: CanaryPolic
 
 
 def harm_limit(policy: CanaryPolicy) -> float:
-    """Log evidence of harm that rolls back. Each metric gets an equal part of alpha, and so does
-    each that mirrored steps compare.
+    """Log evidence of harm that rolls back. Spans of time get their shares of alpha; of the rest
+    each metric gets an equal part, and so does each that mirrored steps compare.
 
     By the union bound at most alpha of equal versions is rolled back, however the metrics hang
     together.
     """
     tests = len(policy.metrics) + len(policy.mirrored_metrics)
-    return math.log(tests / policy.alpha)
+    spans = SPANS_SHARE if policy.spanned_metrics else 0.0
+    after = WATCH_SHARE if policy.watches_after else 0.0
+    return math.log(tests / ((1 - spans - after) * policy.alpha))
+
+
+def span_limit(policy: CanaryPolicy, share: float = SPANS_SHARE) -> float:
+    """The same for the evidence of a span of time, which its own part is taken off already."""
+    return math.log(len(policy.spanned_metrics) / (share * policy.alpha))
+
+
+def decide_after(spells: Sequence[Spell], watched_for: timedelta, policy: CanaryPolicy) -> Decision:
+    """Of a version that is stable, and is compared with the one before."""
+    broke = worst_spell(spells)
+    if broke is not None and broke.evidence >= span_limit(policy, WATCH_SHARE):
+        return Decision(CanaryVerdict.ROLL_BACK, _broke(broke))
+    if watched_for >= policy.watch_after:
+        return Decision(CanaryVerdict.PROMOTE, f"nothing went bad within {policy.watch_after}")
+    return Decision(
+        CanaryVerdict.WATCH,
+        f"stable; {policy.holdback:.0%} of people keep the version before, to compare with",
+    )
+
+
+def worst_spell(spells: Sequence[Spell]) -> Spell | None:
+    """The one with the most evidence."""
+    return max(spells, key=lambda s: s.evidence, default=None)
 
 
 def proof_limit(policy: CanaryPolicy) -> float:
@@ -233,6 +277,19 @@ def _missing(standing: Standing, policy: CanaryPolicy) -> str | None:
     if standing.at_step < step.at_least:
         return f"{standing.at_step} of {step.at_least} passed at {step.shown}"
     return None
+
+
+def _broke(found: Spell) -> str:
+    sides = f"{_percent(found.candidate)} well, stable's {_percent(found.stable)}"
+    return (
+        f"{found.measure} went bad between {found.since:%Y-%m-%d %H:%M} and "
+        f"{found.since + found.length:%H:%M}: the candidate's answers were {sides}"
+        f" ({found.people_candidate} of {found.people} people with the candidate)"
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.1%}"
 
 
 def _raw(outcome: object, treated: object, known: object) -> float | None:

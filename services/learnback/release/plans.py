@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from learnback.release.canary import Measured
 from learnback.release.policy import CanaryPolicy
 from learnback.release.quantiles import Quantile, quantile
+from learnback.release.spans import Spell
 
 SETTLE = timedelta(seconds=10)
 """How late a completion may be recorded: the way over the stream takes a second or two."""
@@ -43,6 +44,8 @@ class Sight:
     """People who have got the candidate so far, those in their window included."""
     mirrored: bool = False
     """Whether these are answers that nobody saw."""
+    spells: Sequence[Spell] = ()
+    """The worst span of time by each measure."""
 
     def as_json(self) -> dict[str, Any]:
         """For the ledger."""
@@ -54,6 +57,7 @@ class Sight:
             },
             "exposed": self.exposed,
             "mirrored": self.mirrored,
+            "spells": [s.model_dump(mode="json") for s in self.spells],
         }
 
 

@@ -1,10 +1,10 @@
 """Simulated canaries: how often equal versions are told apart, and how soon different ones are.
 
-The decisions are the controller's own: `sequential` for the evidence, `canary` for the limits. What
-is simulated is people: they come at random times, differ in how easily they are pleased, ask a
-different number of times, are in a worse mood at some hours, say something only sometimes and
-mostly when unhappy, and are heard after a delay. Requests fail in bursts. All arrays are
-(canaries, people), in the order in which people come. Where the policy measures preference, the
+The decisions are the controller's own: `sequential` for the evidence, `canary.decide` for what
+follows. What is simulated is people: they come at random times, differ in how easily they are
+pleased, ask a different number of times, are in a worse mood at some hours, say something only
+sometimes and mostly when unhappy, and are heard after a delay. Requests fail in bursts. All arrays
+are (canaries, people), in the order in which people come. Where the policy measures preference, the
 step's share of people sees both versions' answers side by side as well.
 """
 
@@ -16,17 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from learnback.release.canary import harm_limit, proof_limit
+from learnback.release.canary import CanaryVerdict
 from learnback.release.policy import CanaryPolicy, Measure, Metric, Step
-from learnback.release.sequential import (
-    Bools,
-    Floats,
-    People,
-    Scores,
-    log_wealth,
-    paired,
-    scores,
-)
+from learnback.release.replay import Paths, end
+from learnback.release.sequential import Bools, Floats, People, Scores, paired, scores
 from learnback.release.side_by_side import SideBySide
 
 POLICY = CanaryPolicy(
@@ -229,34 +222,39 @@ def _assign(
 
 
 def _decisions(chunk: Chunk, town: Town, policy: CanaryPolicy) -> dict[str, Floats | Bools]:
-    """When each canary is decided, and how: by the controller's limits, after every person."""
-    harmed = np.zeros(chunk.at.shape, dtype=np.bool_)
-    proven = chunk.last_step & (
-        np.cumsum(chunk.last_step & chunk.treated, axis=1) >= policy.steps[-2].min_people
-    )
-    found = {}
-    for metric in policy.metrics:
-        found[metric.measure] = scored = _scores(chunk, metric.measure)
-        harmed |= log_wealth(scored, -metric.margin, above=False) >= harm_limit(policy)
-        floor = 0.0 if metric.aim == "improve" else -metric.margin
-        proven &= log_wealth(scored, floor, above=True) >= proof_limit(policy)
-    first_harm, first_proof = _first(harmed), _first(proven)
-    when = np.minimum(first_harm, first_proof)
+    """When each canary is decided, and how, looked at after every person."""
+    found = {metric: _scores(chunk, metric.measure) for metric in policy.metrics}
+    ends = _ends({metric: Paths.of(one, metric) for metric, one in found.items()}, chunk, policy)
     n = chunk.at.shape[1]
-    row, index = np.arange(len(when)), np.minimum(when, n - 1)
+    row = np.arange(len(ends))
+    index = np.array([n - 1 if one is None else one[0] for one in ends])
+    verdict = [None if one is None else one[1] for one in ends]
     hours = chunk.at[row, index] + policy.window.total_seconds() / 3600
     come = (chunk.at <= hours[:, None]).sum(axis=1)
-    opinion = policy.metrics[0].measure
+    opinion = policy.metrics[0]
     return {
-        "promoted": first_proof < first_harm,
-        "rolled_back": (first_harm < n) & (first_harm <= first_proof),
+        "promoted": np.array([one is CanaryVerdict.PROMOTE for one in verdict]),
+        "rolled_back": np.array([one is CanaryVerdict.ROLL_BACK for one in verdict]),
         "people": come,
         "exposed": np.cumsum(_sees_it(chunk), axis=1)[row, np.maximum(come, 1) - 1],
-        "votes": np.cumsum(_votes(chunk, opinion), axis=1)[row, index],
+        "votes": np.cumsum(_votes(chunk, opinion.measure), axis=1)[row, index],
         "hours": hours,
-        "variance": np.full(len(when), _variance(chunk, opinion, found[opinion])),
-        "peeked": _peeked(chunk, opinion),
+        "variance": np.full(len(ends), _variance(chunk, opinion.measure, found[opinion])),
+        "peeked": _peeked(chunk, opinion.measure),
     }
+
+
+def _ends(
+    paths: dict[Metric, Paths], chunk: Chunk, policy: CanaryPolicy
+) -> list[tuple[int, CanaryVerdict] | None]:
+    """By the controller's decision; where it stands is told by the people who came."""
+    last = len(policy.steps) - 2
+    step = np.where(chunk.last_step, last, max(last - 1, 0))  # both may roll back, one promote
+    people = np.cumsum(chunk.last_step & chunk.treated, axis=1)
+    return [
+        end({metric: path.row(i) for metric, path in paths.items()}, step[i], people[i], policy)
+        for i in range(len(chunk.at))
+    ]
 
 
 def _scores(chunk: Chunk, measure: Measure) -> Scores:
@@ -287,11 +285,6 @@ def _variance(chunk: Chunk, opinion: Measure, found: Scores) -> float:
     if not counted.any():
         return float("nan")
     return float(found.z[counted].var() / (counted.sum() / chunk.last_step.sum()))
-
-
-def _first(hits: Bools) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Index of the first hit of each canary, the number of people if there is none."""
-    return np.where(hits.any(axis=1), hits.argmax(axis=1), hits.shape[1])
 
 
 def _peeked(chunk: Chunk, opinion: Measure, z: float = 1.645, least: int = 50) -> Bools:

@@ -154,7 +154,7 @@ def main() -> None:
     app = create_app(
         settings, common, database=database, redis=redis, base=base, cluster=cluster, close=close
     )
-    serve(app, settings.host, settings.port, common.head_timeout)
+    serve(app, settings.host, settings.port, common)
 
 
 async def _prepare_once(common: CommonSettings) -> store.ModelVersion:

@@ -181,6 +181,7 @@ def _metrics(result: RunResult, manifest: Manifest) -> dict[str, Any]:
         "seconds": result.seconds,
         "rows_used": result.rows_used,
         "rows_skipped": result.rows_skipped,
+        "prompts_left_out": manifest.prompts_left_out,
         "train_rows": manifest.rows["train"],
         "held_out_rows": manifest.rows["held_out"],
         "libraries": result.versions,

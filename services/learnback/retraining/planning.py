@@ -66,6 +66,8 @@ class PlannedRun(BaseModel):
     """What all signals make, after the filters: rows by shape, for training and held out."""
     signals: dict[str, int]
     """What would become of all signals on record, by outcome or by the reason why not."""
+    prompts_left_out: dict[str, int]
+    """Prompts that a policy would not be asked, by reason; empty where no policy is in question."""
     agreement: dict[str, Agreement]
     filters: dict[str, Any]
     hyperparameters: dict[str, Any]
@@ -157,6 +159,7 @@ class Planner:
             new_signals=prospect.new,
             rows={name: _rows(found, by) for name, by in SHAPES.items()},
             signals=_counts(found, method),
+            prompts_left_out=dict(found.dataset("rloo").prompts_left_out),
             agreement=dict(found.examined.agreement),
             filters=self.filters.model_dump(mode="json"),
             hyperparameters=settings.model_dump(mode="json") if settings else {},

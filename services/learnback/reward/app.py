@@ -160,4 +160,4 @@ def main() -> None:
     app = create_app(
         settings, common, database=database, redis=redis, models=models, judge=judge, close=close
     )
-    serve(app, settings.host, settings.port, common.head_timeout)
+    serve(app, settings.host, settings.port, common)

@@ -292,5 +292,5 @@ async def test_people_who_leave_are_no_fault_of_a_version(sqlite_database: Any) 
     served = [a_completion("a", 1, **left), a_completion("b", 2, **broke)]
     async with sqlite_database.write() as c:
         await completions.record(c, served)
-        seen = await served_between(c, now() - timedelta(hours=1), now())
+        seen = await served_between(c, BASE, now() - timedelta(hours=1), now())
     assert [(one.failed, one.abandoned) for one in seen] == [(False, True), (True, False)]

@@ -12,19 +12,12 @@ engine. */}}
 - name: LEARNBACK_REWARD_JUDGE_RUBRIC
   value: /etc/learnback/rubric/rubric.txt
 {{- end }}
-{{- with include "learnback.judge.key" (dict "root" . "component" "reward") | trim }}
-{{ . }}
-{{- end }}
-{{- end -}}
-
-{{/* The judge's token, as the setting of a process. */}}
-{{- define "learnback.judge.key" -}}
-{{- with .root.Values.judge.existingSecret }}
-- name: LEARNBACK_{{ $.component | upper }}_JUDGE_API_KEY
+{{- with .Values.judge.existingSecret }}
+- name: LEARNBACK_REWARD_JUDGE_API_KEY
   valueFrom:
     secretKeyRef:
       name: {{ . }}
-      key: {{ $.root.Values.judge.existingSecretKey }}
+      key: {{ $.Values.judge.existingSecretKey }}
 {{- end }}
 {{- end -}}
 
@@ -77,14 +70,16 @@ of the two. */}}
 {{- end }}
 {{- end -}}
 
+{{/* Egress rules of who judges; "judge": the URL of the language model that it asks, if it asks one. */}}
 {{- define "learnback.network.judging" -}}
-{{- if .Values.judge.url -}}
-{{ include "learnback.network.out" .Values.networkPolicy.judge }}
+{{- $values := .root.Values -}}
+{{- with .judge -}}
+{{ include "learnback.network.out" (dict "urls" (list .) "to" $values.networkPolicy.judge.to "ports" $values.networkPolicy.judge.ports) }}
 {{- end }}
-{{- if and .Values.neuralRewards.enabled (not .Values.artifacts.url) (ne (include "learnback.modelOnVolume" .) "true") }}
-{{ include "learnback.network.web" . }}
+{{- if and $values.neuralRewards.enabled (not $values.artifacts.url) (ne (include "learnback.modelOnVolume" .root) "true") }}
+{{ include "learnback.network.web" .root }}
 {{- end }}
-{{- if .Values.rewardEngine.enabled }}
-{{ include "learnback.network.to" (dict "root" . "components" (list "reward-engine") "port" 8010) }}
+{{- if $values.rewardEngine.enabled }}
+{{ include "learnback.network.to" (dict "root" .root "components" (list "reward-engine") "port" 8010) }}
 {{- end }}
 {{- end -}}

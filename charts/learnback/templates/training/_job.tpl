@@ -112,7 +112,6 @@ spec:
 {{- $values := .root.Values -}}
 {{- $home := include "learnback.home" .root -}}
 {{- $component := dict "root" .root "component" "training" "values" $values.training "model" true -}}
-{{- $sharedCache := and $values.model.cache.enabled (has "ReadWriteMany" $values.model.cache.accessModes) -}}
 metadata:
   labels:
     {{- include "learnback.podLabels" $component | nindent 4 }}
@@ -146,7 +145,10 @@ spec:
             resourceFieldRef:
               containerName: training
               resource: requests.cpu
-        {{- include "learnback.modelEnv" .root | trim | nindent 8 }}
+        {{- include "learnback.training.runEnv" .root | nindent 8 }}
+        {{- with $values.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
       resources:
         {{- toYaml $values.training.resources | nindent 8 }}
       securityContext:
@@ -159,12 +161,7 @@ spec:
           mountPath: {{ $home }}/cache
         - name: tmp
           mountPath: /tmp
-        - name: shm
-          mountPath: /dev/shm
-        {{- if $sharedCache }}
-        - name: model-cache
-          mountPath: {{ $home }}/cache/huggingface
-        {{- end }}
+        {{- include "learnback.training.runMounts" .root | nindent 8 }}
         {{- if eq (include "learnback.modelOnVolume" .root) "true" }}
         - name: model
           mountPath: /models
@@ -178,16 +175,7 @@ spec:
       emptyDir: {}
     - name: tmp
       emptyDir: {}
-    # the processes of one node talk through it; it counts as memory
-    - name: shm
-      emptyDir:
-        medium: Memory
-        sizeLimit: 1Gi
-    {{- if $sharedCache }}
-    - name: model-cache
-      persistentVolumeClaim:
-        claimName: {{ include "learnback.modelCacheClaim" .root }}
-    {{- end }}
+    {{- include "learnback.training.runVolumes" .root | nindent 4 }}
     {{- if eq (include "learnback.modelOnVolume" .root) "true" }}
     {{- include "learnback.modelVolume" .root | nindent 4 }}
     {{- end }}

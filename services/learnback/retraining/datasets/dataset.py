@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from learnback.contracts.models import FeedbackStatus
@@ -47,6 +47,8 @@ class Dataset:
     outcomes: Mapping[str, Outcome]
     fingerprint: str
     examined: Examined
+    prompts_left_out: Mapping[str, int] = field(default_factory=dict)
+    """Of a policy that answers by itself: prompts that it is not asked, by reason."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -81,7 +83,7 @@ class Dataset:
 
 def build(examined: Examined, method: Method, asked: Asked = ()) -> Dataset:
     """The dataset of `method`; `asked` are prompts for a policy that answers by itself."""
-    rows, outcomes = _shaped(examined, method, asked)
+    rows, outcomes, left_out = _shaped(examined, method, asked)
     ordered = sorted(rows, key=lambda row: row.canonical)
     said = (*examined.comparisons, *examined.opinions)
     waiting = {one.feedback_id: ANOTHER_METHOD for one in said}
@@ -98,19 +100,22 @@ def build(examined: Examined, method: Method, asked: Asked = ()) -> Dataset:
         },
         fingerprint=fingerprint(ordered),
         examined=examined,
+        prompts_left_out=left_out,
     )
 
 
 def _shaped(
     examined: Examined, method: Method, asked: Asked
-) -> tuple[Sequence[Row], dict[str, Outcome]]:
+) -> tuple[Sequence[Row], dict[str, Outcome], dict[str, int]]:
+    """Rows, outcomes of signals, and prompts that were left out."""
     if method == "rloo":
-        return prompts.build(asked, examined), {}
+        found, left_out = prompts.build(asked, examined)
+        return found, {}, left_out
     if method == "sft":
-        return _distinct(examined, completions.build(examined))
+        return *_distinct(examined, completions.build(examined)), {}
     if method == "kto":
-        return _distinct(examined, labels.build(examined))
-    return _distinct(examined, pairs.build(examined, ties=method == "reward_model"))
+        return *_distinct(examined, labels.build(examined)), {}
+    return *_distinct(examined, pairs.build(examined, ties=method == "reward_model")), {}
 
 
 def _distinct(

@@ -42,6 +42,8 @@ class Manifest(BaseModel):
     held_out_raters: float
     filters: dict[str, Any] = {}
     agreement: dict[str, Agreement] = {}
+    prompts_left_out: dict[str, int] = {}
+    """Prompts that a policy is not asked, by reason."""
     feedback_ids: dict[str, list[str]]
     """By `train` and `held_out`."""
     outcomes: dict[str, tuple[FeedbackStatus, str | None]]
@@ -76,6 +78,7 @@ def save(dataset: Dataset, folder: Path) -> Manifest:
         held_out_raters=dataset.examined.shares.raters,
         filters=dataset.examined.filters.model_dump(mode="json"),
         agreement=dict(dataset.examined.agreement),
+        prompts_left_out=dict(dataset.prompts_left_out),
         feedback_ids={"train": _ids(dataset.train), "held_out": _ids(dataset.held_out)},
         outcomes={i: (o.status, o.reason) for i, o in dataset.settled.items()},
     )

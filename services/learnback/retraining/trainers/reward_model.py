@@ -24,6 +24,7 @@ from trl import RewardConfig, RewardTrainer
 from learnback.core.report import Heading, Part, Text, table
 from learnback.models.linear_reward import evaluate_margins, metrics_of
 from learnback.models.reward import PROBE
+from learnback.models.reward_head import at_the_end
 from learnback.registry.artifacts import digest_model
 from learnback.retraining.plan import JUDGED_FILE, RewardHyperparameters, RunPlan
 from learnback.retraining.trainers.base import (
@@ -154,11 +155,7 @@ def train(
 
 def scores(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The raw reward of each row, (rows,)."""
-    logits = model(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-    ).logits
-    rewards: torch.Tensor = logits.squeeze(-1).float()
-    return rewards
+    return at_the_end(model, inputs["input_ids"], inputs["attention_mask"])
 
 
 def score_all(model: Any, sequences: Sequence[Encoded], pad_token_id: int) -> list[float]:

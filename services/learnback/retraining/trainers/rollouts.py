@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from learnback.retraining.trainers.encoding import Encoder, Skip
+from learnback.retraining.trainers.failures import Diverged
 from learnback.retraining.trainers.rows import Messages, PromptRow
 
 
@@ -186,8 +187,13 @@ class _Writing:
 def pick(
     logits: torch.Tensor, temperature: float, dice: torch.Generator | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A token of each row of logits, (rows, vocab), and its log-probability: both (rows,)."""
+    """A token of each row of logits, (rows, vocab), and its log-probability: both (rows,).
+
+    Raises Diverged if they are no numbers: of those one in a row makes the whole row so.
+    """
     log_chances = (logits / (temperature or 1.0)).log_softmax(-1)
+    if log_chances[:, 0].isnan().any():
+        raise Diverged("the probabilities of the next token are not finite")
     if temperature == 0:
         chosen = log_chances.argmax(-1)
     else:
