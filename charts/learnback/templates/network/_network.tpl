@@ -88,11 +88,13 @@ need not be quoted for its driver as a URL's parser would have it. */}}
 
 {{- define "learnback.network.dns" -}}
 - ports:
-    - port: 53
+    {{- range .Values.networkPolicy.dns.ports }}
+    - port: {{ . }}
       protocol: UDP
-    - port: 53
+    - port: {{ . }}
       protocol: TCP
-  {{- with .Values.networkPolicy.dns }}
+    {{- end }}
+  {{- with .Values.networkPolicy.dns.to }}
   to:
     {{- toYaml . | nindent 4 }}
   {{- end }}
