@@ -204,9 +204,10 @@ class World:
 
     def controller(self, **changes: Any) -> Controller:
         """A new controller, as after a restart: nothing is left of earlier ones but the disk."""
+        gate = {"probes": 0, "must_tell": 0.4, "reward_hack": changes.get("judge") is not None}
         policy = ReleasePolicy.model_validate(
             {
-                "gate": {"probes": 0} | changes.pop("gate", {}),
+                "gate": gate | changes.pop("gate", {}),
                 "canary": changes.pop("canary", {}),
                 "golden": changes.pop("golden", None),
                 "judge": changes.pop("judge", None),

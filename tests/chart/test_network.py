@@ -269,6 +269,16 @@ def test_pods_may_go_where_the_urls_of_the_values_lead(settings: str) -> None:
     assert port in outside(render_with(*on, settings), name)
 
 
+def test_dns_is_asked_where_and_how_the_values_say(scenario: str) -> None:
+    ports = [53, 5353] if scenario == "restricted" else [53]
+    for name, spec in policies(render(scenario)).items():
+        for rule in spec.get("egress", []):
+            asked = [(p["port"], p["protocol"]) for p in rule.get("ports", [])]
+            if "UDP" in {protocol for _, protocol in asked}:
+                assert rule["to"], name
+                assert asked == [(port, p) for port in ports for p in ("UDP", "TCP")], name
+
+
 def test_no_rule_is_about_all_ports_of_everybody(scenario: str) -> None:
     for name, spec in policies(render(scenario)).items():
         for rule in spec.get("egress", []):

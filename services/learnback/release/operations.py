@@ -36,7 +36,9 @@ async def promote(
     force: bool = False,
     expected_revision: int | None = None,
 ) -> store.AliasState:
-    """Let `version` answer everybody. Promoting what is stable already changes nothing.
+    """Let `version` answer everybody, as soon as all replicas have it; with `force` each replica
+    that has it need not wait for the others. Promoting what is stable already changes nothing, but
+    for `force` where replicas wait.
 
     Raises NotFound; Unprocessable for what can't answer (a reward model); Conflict if the gate did
     not pass it and `force` is not set, or if the alias moved since `expected_revision`.
@@ -46,12 +48,13 @@ async def promote(
         check_servable(wanted)
         await _lock_candidate(connection)
         before = await store.alias_state(connection, Alias.STABLE)
-        if before.version == version:
+        if before.version == version and not (force and before.patient):
             return before
         if not force:
             _check_passed(wanted)
+        said = _with_force(reason, force)
         moved = await _move(
-            connection, version, before, actor, _with_force(reason, force), expected_revision
+            connection, version, before, actor, said, expected_revision, patient=not force
         )
         taken = await _end_canary(connection, version, actor, f"{version} was promoted: {reason}")
         await store.set_state(connection, version, VersionState.PROMOTED, approved_by=actor)
@@ -293,11 +296,19 @@ async def _move(
     actor: str,
     reason: str,
     expected_revision: int | None,
+    *,
+    patient: bool = False,
 ) -> store.AliasState:
     expected = before.revision if expected_revision is None else expected_revision
     await end_watch(connection, before.version)
     return await store.move_alias(
-        connection, Alias.STABLE, version, expected_revision=expected, actor=actor, reason=reason
+        connection,
+        Alias.STABLE,
+        version,
+        expected_revision=expected,
+        actor=actor,
+        reason=reason,
+        patient=patient,
     )
 
 

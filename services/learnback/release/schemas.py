@@ -43,7 +43,7 @@ class Promotion(Asked):
     version: Name
     reason: Reason
     force: bool = False
-    """Overrides the gate; the history says so."""
+    """Overrides the gate, and waits for no replica; the history says so."""
     expected_revision: int | None = Field(default=None, ge=0, lt=2**31)
     """Refuse if the alias moved since this revision was read."""
 
