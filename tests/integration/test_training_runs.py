@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.taught_model import write_rloo_run
 from tests.tiny_model import (
     completion_rows,
     label_rows,
@@ -149,23 +150,49 @@ def test_two_passes_of_half_a_batch_are_a_step_of_the_whole(
     assert result.metrics["loss"] == pytest.approx(plain(method).metrics["loss"], rel=0.05)
 
 
-def test_accelerate_launches_two_processes(
-    new_run: Callable[..., Path], plain: Callable[[Method], RunResult]
-) -> None:
-    run = new_run("dpo-accelerate")
-    launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1"
-    launch += f" --mixed_precision no --dynamo_backend no --main_process_port {free_port()}"
+def launch(*command: str) -> None:
+    """Two processes by accelerate, as an operator starts them."""
+    options = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1"
+    options += f" --mixed_precision no --dynamo_backend no --main_process_port {free_port()}"
     done = subprocess.run(
-        [sys.executable, "-m", *launch.split(), "-m", "learnback.retraining.job", str(run)],
+        [sys.executable, "-m", *options.split(), *command],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=200,
     )
-
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_accelerate_launches_two_processes(
+    new_run: Callable[..., Path], plain: Callable[[Method], RunResult]
+) -> None:
+    run = new_run("dpo-accelerate")
+    launch("-m", "learnback.retraining.job", str(run))
+
     assert result_of(run).processes == 2
     assert result_of(run).metrics["loss"] == pytest.approx(plain("dpo").metrics["loss"], rel=0.02)
+
+
+def test_accelerate_launches_every_other_method_as_well(
+    new_run: Callable[..., Path],
+    plain: Callable[[Method], RunResult],
+    tmp_path: Path,
+    taught: Path,
+    reward_model: Path,
+) -> None:
+    """One launch for all of them: imports take longer than they."""
+    others: list[Method] = [method for method in ROWS if method != "dpo"]
+    runs = [new_run(f"{method}-accelerate", method) for method in others]
+    policy = write_rloo_run(tmp_path / "rloo-accelerate", taught, reward_model, max_steps=4)
+    launch("-m", "tests.several_jobs", *map(str, [*runs, policy]))
+
+    for method, run in zip(others, runs, strict=True):
+        assert result_of(run).processes == 2
+        assert result_of(run).metrics["loss"] == pytest.approx(
+            plain(method).metrics["loss"], rel=0.02
+        )
+    assert (result_of(policy).processes, result_of(policy).steps) == (2, 4)
 
 
 def test_a_batch_that_can_not_be_shared_out_is_refused(
