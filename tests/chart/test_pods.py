@@ -178,6 +178,14 @@ def test_no_folder_that_leads_to_a_mount_is_left_to_the_runtime(scenario: str) -
                 assert not around or above in paths, (pod.name, path)
 
 
+def test_folders_of_a_pods_own_are_volumes_of_their_own(scenario: str) -> None:
+    """One way for all pods: no part of an emptyDir is mounted by itself (decision 0068)."""
+    for pod in pods(render(scenario)):
+        own = {v["name"] for v in pod.spec.get("volumes", []) if "emptyDir" in v}
+        mounts = [m for one in pod.containers for m in one.get("volumeMounts", [])]
+        assert not [m for m in mounts if m["name"] in own and "subPath" in m], pod.name
+
+
 def _claim_templates(pod: Pod) -> list[Any]:
     found: list[Any] = pod.owner["spec"].get("volumeClaimTemplates", [])
     return found

@@ -3,7 +3,7 @@ Refuses combinations of values that can't work, and says the way out. All that i
 */}}
 {{- define "learnback.validate" -}}
 {{- $problems := list -}}
-{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" "policy" "rewardEngine" "placement" "gpus" "names" -}}
+{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" "policy" "rewardEngine" "placement" "gpus" "names" "environment" -}}
 {{- $found := include (printf "learnback.validate.%s" $check) $ | trim -}}
 {{- if $found -}}
 {{- $problems = append $problems $found -}}
@@ -160,6 +160,30 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- end }}
 {{- if regexMatch "^(127\\.|::1$|localhost$)" .Values.listenHost }}
 - listenHost is {{ .Values.listenHost }}, which probes, Services and scrapers never reach: use 0.0.0.0 or ::.
+{{- end }}
+{{- end -}}
+
+{{/* The API server takes each variable of a container once. Each text has extraEnv in it, and what the chart sets beside it. */}}
+{{- define "learnback.validate.environment" -}}
+{{- $root := . -}}
+{{- $env := include "learnback.env" . -}}
+{{- $texts := list (printf "%s\n%s\n%s" $env (include "learnback.training.runEnv" .) "- name: LEARNBACK_API_KEY") -}}
+{{- range list "inference" "feedback" "reward" "retraining" "release" -}}
+{{- $own := include "learnback.settings" (dict "root" $root "component" . "values" (index $.Values .)) -}}
+{{- $texts = append $texts (printf "%s\n%s\n%s" $env $own (ternary (include "learnback.inference.env" $root) "" (eq . "inference"))) -}}
+{{- end -}}
+{{- $twice := list -}}
+{{- range $texts -}}
+{{- $seen := list -}}
+{{- range fromYamlArray . -}}
+{{- if has .name $seen -}}
+{{- $twice = append $twice .name -}}
+{{- end -}}
+{{- $seen = append $seen .name -}}
+{{- end -}}
+{{- end -}}
+{{- range uniq $twice }}
+- {{ . }} is in an extraEnv and is set already, and a container has each variable once: remove it there, and use the value that sets it.
 {{- end }}
 {{- end -}}
 

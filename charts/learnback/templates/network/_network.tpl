@@ -36,7 +36,7 @@ spec:
 {{- if or .components .peers -}}
 - from:
     {{- with .components }}
-    {{- include "learnback.network.pods" (dict "root" $.root "components" .) | indent 4 }}
+    {{- include "learnback.network.pods" (dict "root" $.root "components" .) | trim | nindent 4 }}
     {{- end }}
     {{- with .peers }}
     {{- toYaml . | nindent 4 }}
@@ -50,7 +50,7 @@ spec:
 {{/* An egress rule to components of ours. */}}
 {{- define "learnback.network.to" -}}
 - to:
-    {{- include "learnback.network.pods" . | indent 4 }}
+    {{- include "learnback.network.pods" . | trim | nindent 4 }}
   ports:
     - port: {{ .port }}
       protocol: TCP
