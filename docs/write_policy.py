@@ -60,7 +60,8 @@ HEAD = f"""\
 
 `LEARNBACK_RELEASE_POLICY=release.yaml` names the file. [The schema](release-policy.schema.json) closes it: an unknown field
 keeps the process from starting. Without a file a version that passes the gate answers everybody at once, which suits a
-laptop. A canary under way goes on by the policy that it began with.
+laptop, and guards that a laptop can't measure are waived ([which](evaluation.md#guards)). A canary under way goes on by the policy
+that it began with.
 
 ```yaml
 {EXAMPLE}```
@@ -103,6 +104,8 @@ def shown(value: Any) -> str:
         return f"`{ReleasePolicyJson(value=value).model_dump(mode='json')['value']}`"
     if isinstance(value, Enum):
         return f"`{value.value}`"
+    if value == ():
+        return "`[]`"
     if isinstance(value, tuple):
         return "see above" if len(value) > 1 else "one step of 100%"
     return "" if str(value) == "PydanticUndefined" else f"`{value}`"

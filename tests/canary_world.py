@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from sqlalchemy import insert
@@ -42,6 +42,7 @@ CANARY: dict[str, Any] = {
         {"measure": "errors", "margin": "10%"},
     ],
     "window": "PT0.001S",
+    "watch_after": "PT0S",
 }
 """Steps and windows of a canary that takes moments."""
 
@@ -276,6 +277,17 @@ async def looks_at(world: World, version: str = GOOD) -> list[releases.Look]:
 
 async def never() -> bool:
     return False
+
+
+class Time:
+    """What all clocks show; it stands still until it is moved."""
+
+    at = datetime.now(UTC)
+
+    @classmethod
+    def now(cls, zone: tzinfo) -> datetime:
+        """As `datetime.now`."""
+        return cls.at.astimezone(zone)
 
 
 class Killed(BaseException):

@@ -204,9 +204,10 @@ class World:
 
     def controller(self, **changes: Any) -> Controller:
         """A new controller, as after a restart: nothing is left of earlier ones but the disk."""
+        gate = {"probes": 0, "must_tell": 0.4, "reward_hack": changes.get("judge") is not None}
         policy = ReleasePolicy.model_validate(
             {
-                "gate": {"probes": 0} | changes.pop("gate", {}),
+                "gate": gate | changes.pop("gate", {}),
                 "canary": changes.pop("canary", {}),
                 "golden": changes.pop("golden", None),
                 "judge": changes.pop("judge", None),
@@ -229,7 +230,8 @@ class World:
             asker=Asker(KeyRing(self.database), api_key),
         )
         controller = Controller(self.database, self.redis, evaluator, settings)
-        controller.rollout.settle = timedelta(0)  # what tests record is there at once
+        for watching in (controller.rollout, controller.aftercare):
+            watching.settle = timedelta(0)  # what tests record is there at once
         return controller
 
     async def version(self, name: str) -> store.ModelVersion:

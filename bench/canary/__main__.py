@@ -132,7 +132,10 @@ def main() -> int:
             "canaries": [o.model_dump() for o in found],
             "bias": [b.model_dump() for b in biased],
             "returning": same.model_dump(),
-            "broken": [{**vars(town), **one.model_dump()} for town, one in gone],
+            "broken": [
+                {"was_promoted": after, **vars(town), **one.model_dump()}
+                for after, town, one in gone
+            ],
         }
         options.json.write_text(json.dumps(data, indent=2))
     if options.plot:

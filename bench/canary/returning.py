@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from learnback.release.returning import HALF, Regulars, Returned, simulate
+from learnback.release.returning import AFTER, HALF, Regulars, Returned, simulate
 
 HOURS = 24.0
 BREAKS_AT = 1 / 6
@@ -13,7 +13,8 @@ TOWNS = (500.0, 5000.0)
 """Visits per hour."""
 FAILS = (1.0, 0.5, 0.2)
 
-Broken = tuple[Regulars, Returned]
+Broken = tuple[bool, Regulars, Returned]
+"""Whether it was promoted before it broke."""
 
 
 def equal(
@@ -24,13 +25,17 @@ def equal(
 
 
 def broken(canaries: int, seed: int) -> list[Broken]:
-    """Candidates that half the people have, and that begin to fail."""
+    """Versions that begin to fail: candidates that half the people have, and promoted ones."""
     towns = [
         replace(Regulars(), hours=4.0, visits_per_hour=visits, breaks_at=BREAKS_AT, fails=fails)
         for visits in TOWNS
         for fails in FAILS
     ]
-    return [(town, simulate(canaries, town=town, policy=HALF, seed=seed)) for town in towns]
+    return [
+        (policy is AFTER, town, simulate(canaries, town=town, policy=policy, seed=seed))
+        for policy in (HALF, AFTER)
+        for town in towns
+    ]
 
 
 def table(same: Returned, gone: list[Broken]) -> str:
@@ -42,17 +47,20 @@ def table(same: Returned, gone: list[Broken]) -> str:
         f"| {same.canaries:,} canaries | {same.promoted:.2%} | {same.rolled_back:.2%} "
         f"| {same.by_people:.2%} | {same.by_spans:.2%} |",
         "",
-        "| visits an hour | from the tenth minute on fails | canaries | rolled back "
-        "| minutes until then, in the middle | 95th percentile | people who met it meanwhile |",
-        "|---|---|---|---|---|---|---|",
-        *(_line(town, found) for town, found in gone),
+        "| people who have it | visits an hour | from the tenth minute on fails | canaries "
+        "| rolled back | minutes until then, in the middle | 95th percentile "
+        "| people who met it meanwhile |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_line(*one) for one in gone),
     ]
     return "\n".join(lines)
 
 
-def _line(town: Regulars, found: Returned) -> str:
-    middle, late = found.minutes or (float("nan"), float("nan"))
+def _line(promoted: bool, town: Regulars, found: Returned) -> str:
+    share = AFTER.steps[0].shown if promoted else HALF.steps[0].shown
+    who = f"{share} (promoted)" if promoted else share
+    times = " | ".join(f"{m:.1f}" for m in found.minutes) if found.minutes else "- | -"
     return (
-        f"| {town.visits_per_hour:,.0f} | {town.fails:.0%} | {found.canaries} "
-        f"| {found.rolled_back:.0%} | {middle:.1f} | {late:.1f} | {found.reached or 0:,.0f} |"
+        f"| {who} | {town.visits_per_hour:,.0f} | {town.fails:.0%} | {found.canaries} "
+        f"| {found.rolled_back:.0%} | {times} | {found.reached or 0:,.0f} |"
     )

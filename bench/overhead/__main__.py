@@ -42,6 +42,7 @@ def arguments() -> argparse.Namespace:
         metavar="SHARE",
         help="clients pause, so that they ask for this share of what the server can do (0.5)",
     )
+    parser.add_argument("--clients", default="1,16,64", help="how many at once, comma-separated")
     parser.add_argument("--json", type=Path, default=None, help="also write all figures here")
     parser.add_argument("--model", default=None, help="vllm: another model than the tiny one")
     parser.add_argument("--kv-cache-gib", type=int, default=1, help="vllm on the CPU: its cache")
@@ -63,13 +64,10 @@ def main() -> int:
     variants = list(dict.fromkeys(name for name, _, _ in found))
     variants.sort(key=lambda name: name != "raw")
     rows = report.compare(found, variants)
+    if given.engine == "vllm":
+        report.judge(rows, "middleware", paced=given.pace is not None)
     print(report.table(rows))
-    judged = "middleware" if given.engine == "vllm" else ""
-    verdict = report.verdict(rows, judged, paced=given.pace is not None)
-    for line in verdict.missed:
-        print(f"goal missed: {line}")
-    for line in verdict.unclear:
-        print(f"too noisy to judge: {line}")
+    print("\n".join(report.verdict(rows)))
     if given.json:
         shown = {
             "engine": given.engine,
@@ -79,11 +77,9 @@ def main() -> int:
             "machine": report.machine(),
             "comparison": report.plain(rows),
             "absolute": report.plain(report.absolute(found)),
-            "missed": verdict.missed,
-            "unclear": verdict.unclear,
         }
         given.json.write_text(json.dumps(shown, indent=2) + "\n")
-    return verdict.exit_code
+    return report.exit_code(rows)
 
 
 def _run(given: argparse.Namespace, folder: Path, generate: loadgen.Generator) -> dict[Key, Series]:
@@ -105,6 +101,7 @@ def _run(given: argparse.Namespace, folder: Path, generate: loadgen.Generator) -
             round_s=given.round_seconds or (2.0 if given.engine == "vllm" else 0.5),
             seed=given.seed,
             pace=given.pace,
+            clients=[int(number) for number in given.clients.split(",")],
             recorded=servers.recorded,
             say=_say,
         )

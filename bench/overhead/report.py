@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import psutil
-from bench.overhead.rounds import SHAPES, Key, Series
+from bench.overhead.rounds import Key, Series
 from bench.overhead.statistics import Spread, differences, ratios, spread
 
 RATIO_GOAL = 0.98
@@ -39,9 +38,10 @@ def _cpu_name() -> str:
 def compare(found: dict[Key, Series], variants: Sequence[str]) -> list[dict[str, Any]]:
     """One row for each variant and shape: against the first variant, round by round."""
     base = variants[0]
+    shapes = sorted({(clients, streamed) for _, clients, streamed in found})
     return [
         _row((name, *shape), found[name, *shape], found[base, *shape])
-        for shape in SHAPES
+        for shape in shapes
         for name in variants[1:]
         if (name, *shape) in found
     ]
@@ -97,53 +97,68 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Goals that are missed for certain, and goals that this run is too noisy to judge."""
+def judged(spread: Spread, goal: float, *, least: bool) -> str:
+    """Where the whole interval lies: `met`, `missed`, or `too noisy` if it holds the goal.
 
-    missed: list[str]
-    unclear: list[str]
-
-    @property
-    def exit_code(self) -> int:
-        """0: every median meets its goal. 1: one is missed. 2: run it again, longer or quieter."""
-        return 1 if self.missed else 2 if self.unclear else 0
+    `least`: the goal is the least that is good, such as a throughput; else the most.
+    """
+    low, high = (spread.low, spread.high) if least else (-spread.high, -spread.low)
+    goal = goal if least else -goal
+    return "met" if low >= goal else "missed" if high < goal else "too noisy"
 
 
-def verdict(rows: Sequence[dict[str, Any]], variant: str, *, paced: bool = False) -> Verdict:
-    """Judge the medians of `variant`; one whose interval holds the goal is unclear.
+def judge(rows: Sequence[dict[str, Any]], variant: str, *, paced: bool = False) -> None:
+    """Say in each row of `variant` how it stands to its goals, in the field `goals`.
 
     The first token is judged where the server is not saturated: under a pace, or with one client.
     A saturated server's latency is its throughput again (clients / throughput: Little 1961).
     """
-    found = Verdict([], [])
     for row in (row for row in rows if row["variant"] == variant):
-        where = f"{variant} at {row['clients']} clients, {'stream' if row['streamed'] else 'whole'}"
-        ratio, added = row["throughput_ratio"], row["ttft_added_ms"]
-        if not paced and ratio.median < RATIO_GOAL:
-            line = f"{where}: throughput ratio {ratio.shown()}"
-            (found.missed if ratio.high < RATIO_GOAL else found.unclear).append(line)
-        judged = row["streamed"] and (paced or row["clients"] == 1)  # whole: first byte is the last
-        if judged and added.median > TTFT_GOAL_MS:
-            line = f"{where}: first token later by {added.shown(2)} ms"
-            (found.missed if added.low > TTFT_GOAL_MS else found.unclear).append(line)
+        goals = row["goals"] = {}
+        if not paced:
+            ratio = row["throughput_ratio"]
+            goals["throughput"] = judged(ratio, RATIO_GOAL, least=True)
+        if row["streamed"] and (paced or row["clients"] == 1):  # whole: first byte is the last
+            added = row["ttft_added_ms"]
+            goals["first token"] = judged(added, TTFT_GOAL_MS, least=False)
         if row["errors"]:
-            found.missed.append(f"{where}: {row['errors']} requests failed or were not recorded")
-    return found
+            goals["answers"] = "missed"
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """How many goals are met, and a line for each that is not."""
+    found = [(row, name, how) for row in rows for name, how in row.get("goals", {}).items()]
+    lines = [f"goals met: {sum(how == 'met' for *_, how in found)} of {len(found)}"] * bool(found)
+    for row, name, how in found:
+        if how != "met":
+            kind = "stream" if row["streamed"] else "whole"
+            lines.append(f"{how}: {name} of {row['variant']} at {row['clients']} clients, {kind}")
+    return lines
+
+
+def exit_code(rows: Sequence[dict[str, Any]]) -> int:
+    """0: all goals are met. 1: one is missed. 2: none is, but the run was too noisy to say."""
+    hows = {how for row in rows for how in row.get("goals", {}).values()}
+    return 1 if "missed" in hows else 2 if "too noisy" in hows else 0
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The comparison as a Markdown table: medians with 95% intervals."""
     lines = [
         "| variant | clients | answer | throughput ratio | first byte, added ms "
-        "| inter-token ratio | server CPU, added us/request | CPU ratio |",
-        "|---|---|---|---|---|---|---|---|",
+        "| inter-token ratio | server CPU, added us/request | CPU ratio | goal |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         gap = row["gap_ratio"].shown() if "gap_ratio" in row else "-"
         lines.append(
             f"| {row['variant']} | {row['clients']} | {'stream' if row['streamed'] else 'whole'} "
             f"| {row['throughput_ratio'].shown()} | {row['ttft_added_ms'].shown(2)} | {gap} "
-            f"| {row['server_cpu_added_us'].shown(0)} | {row['cpu_ratio'].shown()} |"
+            f"| {row['server_cpu_added_us'].shown(0)} | {row['cpu_ratio'].shown()} "
+            f"| {_goals(row)} |"
         )
     return "\n".join(lines)
+
+
+def _goals(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {how}" for name, how in row.get("goals", {}).items()) or "-"

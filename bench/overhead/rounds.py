@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import psutil
@@ -15,9 +16,6 @@ from bench.overhead.loadgen import Generator, Load
 LEAST_REQUESTS = 8
 """In one round; the median of fewer says little."""
 CLIENTS = (1, 16, 64)
-SHAPES = tuple((clients, streamed) for clients in CLIENTS for streamed in (False, True))
-PACED_SHAPES = tuple((clients, True) for clients in CLIENTS)
-"""Under a pace only the first token is of interest."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,7 @@ def measure(
     recorded: Recorded,
     say: Callable[[str], None],
     pace: float | None = None,
+    clients: Sequence[int] = CLIENTS,
 ) -> dict[Key, Series]:
     """Rounds in random order until `minutes` are over; every variant once in each round.
 
@@ -109,15 +108,16 @@ def measure(
     """
     chance = random.Random(seed)
     loads: dict[tuple[int, bool], Load] = {}
-    for clients, streamed in SHAPES if pace is None else PACED_SHAPES:
-        load = Load(0, clients, 0, bodies[streamed])
+    # under a pace only the first token is of interest
+    for many, streamed in product(clients, (False, True) if pace is None else (True,)):
+        load = Load(0, many, 0, bodies[streamed])
         most = min(calibrate(generate, v, load, round_s, recorded) for v in variants)
-        loads[clients, streamed] = replace(load, requests=most)
+        loads[many, streamed] = replace(load, requests=most)
         if pace is not None:
             count = max(LEAST_REQUESTS, round(most * pace))
-            pause_s = clients * round_s / count  # with no time for answers: a little below the pace
-            loads[clients, streamed] = replace(load, requests=count, pause_s=pause_s)
-        say(f"{clients} clients, {_word(streamed)}: {loads[clients, streamed].requests} a round")
+            pause_s = many * round_s / count  # with no time for answers: a little below the pace
+            loads[many, streamed] = replace(load, requests=count, pause_s=pause_s)
+        say(f"{many} clients, {_word(streamed)}: {loads[many, streamed].requests} a round")
     found: dict[Key, Series] = defaultdict(Series)
     began = time.monotonic()
     done = 0

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The last step of an image: a user, and no pip.
-#   finish.sh ROOT PREFIX      ROOT: / of the image; PREFIX: of the Python that loses pip, or - to keep it
+#   finish.sh ROOT PREFIX      ROOT: / of the image; PREFIX: of the Python that loses pip, or - where it has none
 set -eu
 
 root="${1%/}"

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Adds Learnback and the trainers to the Python that has vLLM already, and changes nothing that is there.
+# Adds Learnback and the trainers to the Python that has vLLM already, and changes nothing that is there but pip, which
+# goes: nothing needs it when the image runs.
 #   install-gpu.sh TARGET      TARGET: folder for the bill of materials
 set -eu
 
@@ -16,6 +17,7 @@ python3 -m venv "$scratch/build"
 python3 -c 'import importlib.metadata as m; print("vllm", m.version("vllm"), "torch", m.version("torch"))'
 python3 -m pip install --quiet --no-deps --only-binary :all: -r requirements/gpu.txt
 python3 -m pip install --quiet --no-deps "$scratch"/learnback-*.whl
+python3 -m pip uninstall --quiet --yes pip
 
 mkdir -p "$target"
 python3 services/images/sbom.py "$target/sbom.cdx.json"

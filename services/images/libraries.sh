@@ -1,9 +1,12 @@
 #!/bin/sh
 # Adds Debian packages that a slim base image lacks and compiled packages load.
-#   libraries.sh PACKAGE...
+#   libraries.sh ROOT PACKAGE...      ROOT: / of the image
 set -eu
+
+root="${1%/}"
+shift
 
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -qq --yes --no-install-recommends "$@"
-rm -rf /var/lib/apt/lists/*
+rm -rf "$root"/var/lib/apt/lists/*

@@ -270,7 +270,7 @@ def rescorings(home: Path | None, as_json: bool) -> None:
 @_operator()
 @click.argument("version")
 @click.option("--reason", required=True, help="Kept in the history.")
-@click.option("--force", is_flag=True, help="Also a version that the gate refused.")
+@click.option("--force", is_flag=True, help="Though the gate refused it, or some replica lacks it.")
 def promote(home: Path | None, as_json: bool, version: str, reason: str, force: bool) -> None:
     """Let VERSION answer everybody."""
     from learnback.local.operations import run_promote

@@ -38,6 +38,10 @@ def versions(scenario: str) -> tuple[str, str]:
     return (needs.group(1) if needs else OLDEST), NEWEST
 
 
+POD = ("spec", "template")
+"""Where the template of a pod is in what makes pods."""
+
+
 class HelmFailed(Exception):
     """What Helm said on its way out."""
 
@@ -126,26 +130,48 @@ class Pod:
 
 def pods(found: list[Object]) -> Iterator[Pod]:
     """Every pod that the objects make, also those of Jobs in ConfigMaps."""
-    for one in [*found, *_objects_in_config_maps(found)]:
+    for one in [*found, *objects_in_config_maps(found)]:
         spec = one.get("spec", {})
-        template = {"Pod": one, "CronJob": _deep(spec, "jobTemplate", "spec", "template")}.get(
-            one["kind"], spec.get("template")
-        )
         if one["kind"] == "JobSet":
-            for job in spec["replicatedJobs"]:
-                inner = _deep(job, "template", "spec", "template")
-                yield Pod(one, inner["metadata"], inner["spec"])
-        elif isinstance(template, dict) and "containers" in template.get("spec", {}):
-            yield Pod(one, template.get("metadata", {}), template["spec"])
+            templates = [_deep(job, "template", *POD) for job in spec["replicatedJobs"]]
+        elif one["kind"] == "TrainJob":
+            templates = [_patched(spec)]
+        else:
+            path = {"Pod": (), "CronJob": ("spec", "jobTemplate", *POD)}.get(one["kind"], POD)
+            templates = [_deep(one, *path)]
+        for template in templates:
+            if isinstance(template, dict) and "containers" in template.get("spec", {}):
+                yield Pod(one, template.get("metadata", {}), template["spec"])
+
+
+def _patched(spec: Object) -> Object:
+    """The pod of a TrainJob, as far as that says: what it patches, with what it says of the trainer
+    in the one container. The rest is the runtime's; no more can be patched."""
+    (patch,) = spec["runtimePatches"]
+    (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod: Object = _deep(job, "template", *POD)
+    (container,) = pod["spec"]["containers"]
+    trainer = spec["trainer"]
+    told = {key: trainer[key] for key in ("image", "command", "env") if key in trainer}
+    whole = {**container, **told, "resources": trainer["resourcesPerNode"]}
+    return {**pod, "spec": {**pod["spec"], "containers": [whole]}}
+
+
+def has_token(pod: Pod, found: list[Object]) -> bool:
+    """Whether it gets a token: as it says, else as its account says."""
+    own = pod.spec.get("automountServiceAccountToken")
+    accounts = {one["metadata"]["name"]: one for one in of_kind(found, "ServiceAccount")}
+    given = accounts[pod.spec["serviceAccountName"]]["automountServiceAccountToken"]
+    return bool(given if own is None else own)
 
 
 def _deep(found: Any, *path: str) -> Any:
     for key in path:
-        found = found.get(key, {})
+        found = found.get(key, {}) if isinstance(found, dict) else {}
     return found
 
 
-def _objects_in_config_maps(found: list[Object]) -> Iterator[Object]:
+def objects_in_config_maps(found: list[Object]) -> Iterator[Object]:
     for config in of_kind(found, "ConfigMap"):
         for name, text in config.get("data", {}).items():
             if name.endswith((".yaml", ".yml", ".json")):

@@ -125,6 +125,13 @@ def test_a_run_elsewhere_leaves_a_cache_of_one_node_alone() -> None:
     assert "model-cache" not in {v["name"] for v in pod.spec["volumes"]}
 
 
+def test_threads_of_a_run_may_be_said_of_all_processes() -> None:
+    for pod in everything(extraEnv=[{"name": "OMP_NUM_THREADS", "value": "3"}]):
+        for one in pod.containers:
+            given = [e for e in one.get("env", []) if e["name"] == "OMP_NUM_THREADS"]
+            assert given == [{"name": "OMP_NUM_THREADS", "value": "3"}] * (one["name"] != "valkey")
+
+
 def test_threads_of_a_run_inside_are_the_cpus_that_it_asks_for() -> None:
     pod = by_component(render("training-inside"), "Deployment")["retraining"]["spec"]["template"]
     (one,) = pod["spec"]["containers"]

@@ -228,6 +228,68 @@ def test_keda_reaches_valkey_only_where_it_scales() -> None:
     assert keda not in alone["from"]
 
 
+LEADING = {
+    # a URL of the values, and who goes where it leads
+    "externalDatabase.url=postgresql://u:p/w?@db:6432/x,valkey.enabled=true": ("feedback", 6432),
+    "externalDatabase.url=postgresql+psycopg://u:p@a:5001\\,b:5002/x": ("release", 5002),
+    "valkey.enabled=false,externalRedis.url=rediss://:p@redis:6390/1": ("reward", 6390),
+    "valkey.enabled=false,externalRedis.existingSecret=r,externalRedis.address=r:6391": (
+        ("migrate", 6391)
+    ),
+    "artifacts.url=s3://b,artifacts.s3.endpoint=http://minio:9000": ("release", 9000),
+    "model.hub.endpoint=http://hub.example.com": ("training", 80),
+    "inference.engine=external,inference.externalEngineUrls={http://a:8080/v1}": (
+        ("inference", 8080)
+    ),
+    "judge.url=http://judge:8001,judge.model=m": ("reward", 8001),
+    "release.policy.judge.url=http://judge:8002": ("release", 8002),
+    "extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://proxy:3128": ("training-schedule", 3128),
+    "inference.engineArgs={--otlp-traces-endpoint,grpc://collector}": ("inference", 4317),
+    "inference.engineArgs={--otlp-traces-endpoint=http://collector:4318}": ("inference", 4318),
+    "rewardEngine.extraEnv[0].name=A,rewardEngine.extraEnv[0].value=http://a:9": (
+        ("reward-engine", 9)
+    ),
+    "training.extraEnv[0].name=A,training.extraEnv[0].value=http://tracker:5000": (
+        ("training", 5000)
+    ),
+    # what no URL says
+    "externalDatabase.existingSecret=d,networkPolicy.database.port=6543": ("migrate", 6543),
+    "valkey.enabled=false,externalRedis.existingSecret=r,networkPolicy.redis.port=6544": (
+        ("retraining", 6544)
+    ),
+    "judge.url=http://judge,judge.model=m,networkPolicy.judge.ports={8000}": ("reward", 8000),
+    "networkPolicy.more.ports={8125}": ("operator", 8125),
+}
+
+
+@pytest.mark.parametrize("settings", LEADING)
+def test_pods_may_go_where_the_urls_of_the_values_lead(settings: str) -> None:
+    name, port = LEADING[settings]
+    on = ("operator.enabled=true", "rewardEngine.enabled=true", "training.schedule=@daily")
+    assert port in outside(render_with(*on, settings), name)
+
+
+def test_dns_is_asked_where_and_how_the_values_say(scenario: str) -> None:
+    ports = [53, 5353] if scenario == "restricted" else [53]
+    for name, spec in policies(render(scenario)).items():
+        for rule in spec.get("egress", []):
+            asked = [(p["port"], p["protocol"]) for p in rule.get("ports", [])]
+            if "UDP" in {protocol for _, protocol in asked}:
+                assert rule["to"], name
+                assert asked == [(port, p) for port in ports for p in ("UDP", "TCP")], name
+
+
+def test_no_rule_is_about_all_ports_of_everybody(scenario: str) -> None:
+    for name, spec in policies(render(scenario)).items():
+        for rule in spec.get("egress", []):
+            assert rule.get("ports") or components(rule, "to"), name
+
+
+def test_no_port_at_all_is_no_rule_and_not_one_about_every_port() -> None:
+    found = render_with("networkPolicy.web.ports=[]", json_settings=True)
+    assert outside(found, "training") == {53}
+
+
 @pytest.mark.parametrize(
     ("target", "name", "port"), [("database", "feedback", 5433), ("redis", "reward", 6380)]
 )

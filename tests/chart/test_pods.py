@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from tests.chart.rendering import (
     by_component,
     component,
     environment,
+    has_token,
     of_kind,
     pods,
     render,
@@ -30,6 +31,7 @@ from learnback.feedback.settings import FeedbackSettings
 from learnback.inference.settings import InferenceSettings
 from learnback.release.policy import ReleasePolicy
 from learnback.release.settings import ReleaseSettings
+from learnback.retraining import job, several
 from learnback.retraining.settings import RetrainingSettings
 from learnback.reward.settings import RewardSettings
 
@@ -120,7 +122,13 @@ def test_containers_are_read_only_and_limited(scenario: str) -> None:
 def test_no_pod_takes_services_for_settings(scenario: str) -> None:
     # Kubernetes would set LEARNBACK_FEEDBACK_PORT=tcp://... for the Service learnback-feedback
     for pod in pods(render(scenario)):
-        assert pod.spec["enableServiceLinks"] is False, pod.name
+        if pod.owner["kind"] != "TrainJob":  # which can't say it; a run reads no settings
+            assert pod.spec["enableServiceLinks"] is False, pod.name
+
+
+def test_a_run_reads_no_settings() -> None:
+    for module in (job, several):
+        assert "Settings" not in Path(str(module.__file__)).read_text(), module.__name__
 
 
 def test_only_pods_that_use_the_kubernetes_api_get_a_token(scenario: str) -> None:
@@ -128,7 +136,7 @@ def test_only_pods_that_use_the_kubernetes_api_get_a_token(scenario: str) -> Non
         wanted = pod.labels["app.kubernetes.io/component"] in {"retraining", "operator"}
         if scenario == "training-inside":
             wanted = False
-        assert pod.spec["automountServiceAccountToken"] is wanted, pod.name
+        assert has_token(pod, render(scenario)) is wanted, pod.name
 
 
 def test_accounts_give_no_token_by_themselves_and_every_pod_has_one_that_is_there(
@@ -168,6 +176,14 @@ def test_no_folder_that_leads_to_a_mount_is_left_to_the_runtime(scenario: str) -
                 above, _, _ = path.rpartition("/")
                 around = {p for p in paths if above.startswith(f"{p}/")}
                 assert not around or above in paths, (pod.name, path)
+
+
+def test_folders_of_a_pods_own_are_volumes_of_their_own(scenario: str) -> None:
+    """One way for all pods: no part of an emptyDir is mounted by itself (decision 0068)."""
+    for pod in pods(render(scenario)):
+        own = {v["name"] for v in pod.spec.get("volumes", []) if "emptyDir" in v}
+        mounts = [m for one in pod.containers for m in one.get("volumeMounts", [])]
+        assert not [m for m in mounts if m["name"] in own and "subPath" in m], pod.name
 
 
 def _claim_templates(pod: Pod) -> list[Any]:

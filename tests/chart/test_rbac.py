@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.chart.rendering import Object, of_kind, pods, render
+from tests.chart.rendering import Object, has_token, of_kind, pods, render
 
 
 def problems(found: list[Object]) -> list[str]:
@@ -58,4 +58,4 @@ def test_only_pods_that_have_rights_get_a_token(scenario: str) -> None:
         if pod.spec["serviceAccountName"] in bound:
             continue
         if pod.labels["app.kubernetes.io/component"] not in {"retraining", "operator"}:
-            assert pod.spec["automountServiceAccountToken"] is False, pod.name
+            assert not has_token(pod, found), pod.name

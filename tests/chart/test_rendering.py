@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from tests.chart.rendering import (
     helm,
     manifests,
     objects,
+    objects_in_config_maps,
     of_kind,
+    pods,
     render,
     scenarios,
     template,
@@ -43,6 +46,8 @@ CUSTOM_KINDS = {
     "InferencePool",
     "PodMonitor",
     "PrometheusRule",
+    "JobSet",
+    "TrainJob",
 }
 """Kinds without a schema in Kubernetes; each needs one of ours where the chart renders it."""
 
@@ -59,7 +64,8 @@ def test_helm_lints_it_strictly(scenario: str) -> None:
 
 def test_every_object_is_valid_on_the_oldest_and_the_newest_kubernetes(scenario: str) -> None:
     for version in versions(scenario):
-        for found in objects(manifests(scenario, version)):
+        rendered = objects(manifests(scenario, version))
+        for found in [*rendered, *objects_in_config_maps(rendered)]:
             assert problem(found, version) is None, (version, found["kind"], found["metadata"])
 
 
@@ -68,6 +74,23 @@ def test_a_wrong_field_and_an_unknown_kind_would_be_found() -> None:
     first["spec"]["replica"] = 1
     assert "replica" in str(problem(first, NEWEST))
     assert "crd_schemas" in str(problem({"kind": "Unheard", "apiVersion": "x.io/v1"}, NEWEST))
+
+
+@pytest.mark.parametrize(
+    ("scenario_name", "kind"), [("many-gpus", "JobSet"), ("trainjob", "TrainJob")]
+)
+def test_what_runs_are_made_from_is_looked_at_as_deep_as_its_pod(
+    scenario_name: str, kind: str
+) -> None:
+    (made,) = of_kind(list(objects_in_config_maps(render(scenario_name))), kind)
+    assert problem(made, NEWEST) is None
+    assert list(pods([made]))
+    wrong = {**made, "spec": {**made["spec"], "podTemplateOverrides": []}}
+    assert "podTemplateOverrides" in str(problem(wrong, NEWEST))
+    text = json.dumps(made).replace("volumeMounts", "volumeMount")
+    assert "volumeMount" in str(problem(json.loads(text), NEWEST))
+    text = json.dumps(made).replace('"mountPath": "/tmp"', '"mountPoint": "/tmp"')
+    assert "mount" in str(problem(json.loads(text), NEWEST))
 
 
 def test_only_custom_kinds_have_schemas_of_ours() -> None:
@@ -143,7 +166,9 @@ def test_names_are_cut_for_a_release_with_the_longest_name() -> None:
 
 
 def test_no_crd_is_needed_by_default() -> None:
-    assert not {found["kind"] for found in render("minimal")} & CUSTOM_KINDS
+    found = render("minimal")
+    made = [*found, *objects_in_config_maps(found)]
+    assert not {one["kind"] for one in made} & CUSTOM_KINDS
 
 
 def test_the_notes_say_what_comes_next() -> None:

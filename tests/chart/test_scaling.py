@@ -129,20 +129,19 @@ def test_a_number_is_there_only_where_you_set_it() -> None:
     }
 
 
-def test_what_is_replicated_has_a_budget_and_what_is_not_has_none(scenario: str) -> None:
+def test_what_can_have_several_pods_has_a_budget_and_what_is_always_one_has_none(
+    scenario: str,
+) -> None:
+    """Also without replicas in the values: `kubectl scale` may make some."""
     found = render(scenario)
-    deployments = by_component(found, "Deployment")
-    scalers = {
-        **by_component(found, "ScaledObject"),
-        **by_component(found, "HorizontalPodAutoscaler"),
-    }
-    most = {name: d["spec"].get("replicas", 1) for name, d in deployments.items()}
-    for name, scaler in scalers.items():
-        spec = scaler["spec"]
-        most[name] = spec.get("maxReplicaCount") or spec["maxReplicas"]
-        assert (spec.get("minReplicaCount") or spec["minReplicas"]) >= 1
     budgets = by_component(found, "PodDisruptionBudget")
-    assert budgets.keys() == {name for name, count in most.items() if count > 1}
+    assert budgets.keys() == {"inference", "feedback", "reward"}
+    for one in budgets.values():
+        assert one["spec"]["maxUnavailable"] in (1, "25%"), "an eviction of the only pod goes on"
+    for kind in ("ScaledObject", "HorizontalPodAutoscaler"):
+        for scaler in by_component(found, kind).values():
+            spec = scaler["spec"]
+            assert (spec.get("minReplicaCount") or spec["minReplicas"]) >= 1
 
 
 def test_inference_scales_by_a_metric_that_the_installed_vllm_exports_with_its_labels() -> None:

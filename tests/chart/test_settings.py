@@ -5,8 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 from tests.chart.all_settings import CLASSES, VARIABLES
-from tests.chart.rendering import by_component, environment, render, render_with
+from tests.chart.rendering import (
+    HelmFailed,
+    by_component,
+    environment,
+    render,
+    render_with,
+    values_file,
+)
 
 PROCESSES = ("inference", "feedback", "reward", "retraining", "release", "operator")
 
@@ -38,8 +46,27 @@ FIXED = {
     "LEARNBACK_INFERENCE_ENGINE_URLS",  # inference.externalEngineUrls
     "LEARNBACK_INFERENCE_ENGINE_KEY",  # inference.externalEngineKeySecret
     "LEARNBACK_RELEASE_POLICY",  # release.policy
+    "LEARNBACK_RELEASE_JUDGE_API_KEY",  # release.judgeKey
+    "LEARNBACK_RETRAINING_JOB_TEMPLATE",  # training.enabled
 }
 """Set by values of their own where they have a meaning; by name the chart refuses them."""
+
+
+def test_what_the_chart_sets_is_refused_by_name(scenario: str) -> None:
+    """It would be there twice, which the API server refuses."""
+    for process, deployment in by_component(render(scenario), "Deployment").items():
+        (one,) = deployment["spec"]["template"]["spec"]["containers"]
+        prefix = f"LEARNBACK_{process.upper()}_"
+        own = {n.removeprefix(prefix).lower() for n in environment(one) if n.startswith(prefix)}
+        chosen = {
+            *yaml.safe_load(values_file(scenario).read_text()).get(process, {}).get("settings", {})
+        }
+        given = [f"{process}.settings.{name}=1" for name in own - chosen - {"threads"}]
+        if not given:
+            continue
+        with pytest.raises(HelmFailed) as failed:
+            render_with(*given, scenario=scenario)
+        assert str(failed.value).count(f"- {process}.settings.") == len(given), given
 
 
 BY_EXTRA_ENV = {

@@ -89,8 +89,14 @@ CHANGED = {
     "monitoring.prometheusRule.severities": {"LearnbackNotReady": "info"},
 }
 """Values to try where one can't be made up from the default."""
-TOGETHER = {"valkey.enabled": {"externalRedis": {"url": "redis://elsewhere"}}}
-"""What must be set beside a value, so that the chart takes it."""
+WITH_GPU = {"resources": {"limits": {"memory": "9Gi", "nvidia.com/gpu": 1}}}
+TOGETHER: dict[str, dict[str, Any]] = {
+    "valkey.enabled": {"externalRedis": {"url": "redis://elsewhere"}},
+    "training.device": {"training": WITH_GPU},
+    "neuralRewards.device": {"reward": WITH_GPU, "release": WITH_GPU},
+    "networkPolicy.more.to": {"networkPolicy": {"more": {"ports": [4317]}}},
+}
+"""What must be set beside a value, so that the chart takes it or that it has something to say."""
 
 
 def test_schema_and_readme_are_written_from_the_values() -> None:
@@ -124,10 +130,11 @@ def _open_objects(schema: Any, path: str = "") -> list[str]:
 def test_every_value_changes_what_is_rendered(value: Any) -> None:
     name = ".".join(value.path)
     for scenario in CONTEXTS.get(value.path[0], ["minimal"]):
-        before = yaml.safe_load(values_file(scenario).read_text()) | TOGETHER.get(name, {})
-        changed = _set(before, value.path, CHANGED.get(name, _other(value)))
-        after = _render(changed)
-        if after is not None and _stable(after) != _stable(manifests(scenario)):
+        values = _merged(yaml.safe_load(values_file(scenario).read_text()), TOGETHER.get(name, {}))
+        after = _render(_set(values, value.path, CHANGED.get(name, _other(value))))
+        # alone, what stands beside the value may be refused
+        before = (_render(values) if name in TOGETHER else None) or manifests(scenario)
+        if after is not None and _stable(after) != _stable(before):
             return
     pytest.fail(f"nothing changes with {name}")
 
@@ -147,6 +154,16 @@ def _other(value: Any) -> Any:
     if isinstance(value.default, int):
         return value.default + 1
     return {"other": "1"} if isinstance(value.default, dict) else "7Gi"
+
+
+def _merged(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Values with more values, as Helm merges them."""
+    found = dict(values)
+    for name, value in more.items():
+        inner = found.get(name)
+        nested = isinstance(value, dict) and isinstance(inner, dict)
+        found[name] = _merged(inner, value) if nested else value
+    return found
 
 
 def _set(values: dict[str, Any], path: tuple[str, ...], to: Any) -> dict[str, Any]:
@@ -174,6 +191,13 @@ def _stable(text: str) -> str:
     """Without what is made anew by each rendering: it would differ whatever was changed."""
     made = "release|check|admin|operator|schedule|password|key"
     return re.sub(rf"^  ({made}): [A-Za-z0-9+/=]{{30,}}$", "", text, flags=re.M)
+
+
+def test_equal_values_are_rendered_alike(scenario: str) -> None:
+    """Else the test above could not fail."""
+    again = template("--values", str(values_file(scenario)))
+    assert again != manifests(scenario) or "existing-secrets" in scenario
+    assert _stable(again) == _stable(manifests(scenario))
 
 
 def test_what_the_chart_does_not_know_is_refused() -> None:
@@ -208,6 +232,20 @@ REFUSED = {
     "gateway.inferencePool.enabled=true": "needs an endpoint picker",
     "inference.nodeSelector.a=x,training.nodeSelector.a=y": "must share a node with others",
     "release.settings.api_key=x": "release.settings.api_key is set by the chart",
+    "release.settings.Policy=x": "names are in lower case, policy",
+    "commonLabels.app\\.kubernetes\\.io/instance=x": "use one of your own",
+    "commonLabels.learnback\\.dev/data=x": "use one of your own",
+    "extraEnv[0].name=LEARNBACK_REDIS_URL": "LEARNBACK_REDIS_URL is in an extraEnv",
+    "extraEnv[0].name=HF_HOME": "HF_HOME is in an extraEnv",
+    "extraEnv[0].name=LEARNBACK_FEEDBACK_PORT": "LEARNBACK_FEEDBACK_PORT is in an extraEnv",
+    "inference.extraEnv[0].name=VLLM_CPU_KVCACHE_SPACE": "VLLM_CPU_KVCACHE_SPACE is in an extraEnv",
+    "training.extraEnv[0].name=HF_HOME": "HF_HOME is in an extraEnv",
+    "listenHost=127.0.0.1": "use 0.0.0.0 or ::",
+    "listenHost=::1": "use 0.0.0.0 or ::",
+    "valkey.resources.limits=null": "of which its maxmemory is a share",
+    "training.device=gpu": "training.resources.limits has none",
+    "neuralRewards.enabled=true,neuralRewards.device=gpu": "release.resources.limits has none",
+    "model.cache.enabled=true,model.cache.accessModes={ReadWriteOncePod}": "shuts out every other",
     "training.jobSet.enabled=true,training.jobSet.replicas=2": "mounted on one only",
     "training.jobSet.enabled=true,training.enabled=false": "training.jobSet needs",
     "judge.url=http://j": "set judge.model",
@@ -237,10 +275,20 @@ def test_an_image_volume_is_refused_where_kubernetes_has_none() -> None:
         template("--values", str(values_file("image-volume")), kube="1.32")
 
 
-def test_a_cache_of_one_node_is_refused_for_several_replicas() -> None:
-    several = "model.cache.enabled=true,inference.replicas=2,externalDatabase.existingSecret=x"
+@pytest.mark.parametrize("more", ["inference.replicas=2", "inference.rollout.maxSurge=1"])
+def test_a_cache_of_one_node_is_refused_for_more_pods_than_one(more: str) -> None:
+    apart = "model.cache.enabled=true,externalDatabase.existingSecret=x,artifacts.url=s3://b"
+    template("--set", apart)
     with pytest.raises(HelmFailed, match=r"model\.cache can be mounted on one node only"):
-        template("--set", several)
+        template("--set", f"{apart},{more}")
+
+
+def test_pods_of_one_node_share_its_cache_while_they_are_replaced() -> None:
+    template("--set", "model.cache.enabled=true,inference.rollout.maxSurge=1")
+
+
+def test_a_runtime_class_may_show_the_gpus_that_no_limit_counts() -> None:
+    template("--set", "training.device=gpu,training.runtimeClassName=nvidia")
 
 
 def test_keda_without_an_address_is_refused() -> None:

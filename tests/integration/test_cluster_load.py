@@ -12,12 +12,17 @@ from typing import Any
 
 import kubernetes_validate
 from tests.e2e.cluster.kube import RELEASE
-from tests.e2e.cluster.load import IMAGE, SCRIPT, load_pod
+from tests.e2e.cluster.load import SCRIPT, load_pod
 from tests.rendered import ROOT, one, rendered
 
 
+def feedback(*arguments: str) -> Any:
+    objects = rendered(f"--set=fullnameOverride={RELEASE}", *arguments)
+    return one(objects, "Deployment", f"{RELEASE}-feedback")
+
+
 def test_the_load_pod_is_valid_and_restricted() -> None:
-    pod = load_pod("load", 10, 2)
+    pod = load_pod(feedback(), "load", 10, 2)
     kubernetes_validate.validate(pod, "1.30", strict=True)
     container = pod["spec"]["containers"][0]
     assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
@@ -26,15 +31,22 @@ def test_the_load_pod_is_valid_and_restricted() -> None:
 
 def test_it_asks_what_the_chart_installs() -> None:
     objects = rendered(f"--set=fullnameOverride={RELEASE}")
-    env = {e["name"]: e for e in load_pod("load", 10, 2)["spec"]["containers"][0]["env"]}
+    env = {
+        e["name"]: e for e in load_pod(feedback(), "load", 10, 2)["spec"]["containers"][0]["env"]
+    }
     for process in ("inference", "feedback"):
         service = one(objects, "Service", f"{RELEASE}-{process}")
         port = service["spec"]["ports"][0]["port"]
         assert env[f"{process.upper()}_URL"]["value"] == f"http://{RELEASE}-{process}:{port}"
     wanted = env["LEARNBACK_API_KEY"]["valueFrom"]["secretKeyRef"]
     assert wanted["key"] in one(objects, "Secret", wanted["name"])["data"]
-    deployment = one(objects, "Deployment", f"{RELEASE}-feedback")
-    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == IMAGE
+
+
+def test_its_image_is_of_the_registry_that_the_values_name() -> None:
+    theirs = feedback("--set=image.registry=r.example.com", "--set=image.pullSecrets={mine}")
+    pod = load_pod(theirs, "load", 10, 2)["spec"]
+    assert pod["containers"][0]["image"] == "r.example.com/learnback:0.1.0"
+    assert pod["imagePullSecrets"] == [{"name": "mine"}]
 
 
 def run(seconds: str, stop: Path, inference: str = "http://127.0.0.1:9") -> dict[str, Any]:

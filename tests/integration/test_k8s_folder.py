@@ -8,12 +8,12 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from tests.chart.rendering import NEWEST, OLDEST, objects_in_config_maps
+from tests.chart.validation import problem
 from tests.rendered import ROOT, job_template, one, rendered
 
 K8S = ROOT / "k8s"
 VALUES = sorted((K8S / "values").glob("*.yaml"))
-WITHOUT_SCHEMA = {"ScaledObject", "TriggerAuthentication", "PodMonitor", "PrometheusRule"}
-"""Kinds of add-ons; the chart's own tests have schemas for them."""
 PODS = {"Deployment", "StatefulSet"}
 
 
@@ -30,9 +30,9 @@ def render(path: Path, *more: str) -> list[dict[str, Any]]:
 def test_values_render_and_are_valid(values: Path) -> None:
     objects = render(values)
     assert one(objects, "Deployment", "lb-learnback-inference")
-    for found in objects:
-        if found["kind"] not in WITHOUT_SCHEMA:
-            kubernetes_validate.validate(found, "1.37", strict=True)
+    for found in [*objects, *objects_in_config_maps(objects)]:
+        for version in (OLDEST, NEWEST):
+            assert problem(found, version) is None, (found["kind"], found["metadata"])
 
 
 @pytest.mark.parametrize("path", sorted((K8S / "dev").glob("*.yaml")), ids=lambda path: path.stem)

@@ -23,6 +23,9 @@ class Admin:
     def __init__(self) -> None:
         self.adapters: dict[str, str] = {}
         self.loads = 0
+        self.used: list[str] = []
+        self.broken = ""
+        """Why no adapter answers, though it is listed."""
 
     async def __call__(self, call: Call) -> None:
         if call.target == "/v1/models":
@@ -30,6 +33,11 @@ class Admin:
             await call.answer(json.dumps({"data": cards}).encode())
             return
         asked = json.loads(call.body)
+        if call.target == "/v1/completions":
+            self.used.append(asked["model"])
+            error = json.dumps({"error": {"message": self.broken}}).encode()
+            await (call.answer(error, 500) if self.broken else call.answer(b"{}"))
+            return
         self.loads += 1
         self.adapters[asked["lora_name"]] = asked["lora_path"]
         await call.answer(b"Success")
@@ -56,6 +64,16 @@ async def test_an_adapter_is_loaded_into_every_engine_once(tmp_path: Path) -> No
         assert "v1" in (await loader.loaded() or ())
     assert one.adapters == two.adapters == {"v1": str(tmp_path)}
     assert (one.loads, two.loads) == (1, 1)
+    assert "v1" in one.used
+    assert "v1" in two.used
+
+
+async def test_an_adapter_that_is_listed_and_does_not_answer_is_not_loaded(tmp_path: Path) -> None:
+    broken = Admin()
+    broken.adapters["v1"], broken.broken = str(tmp_path), "its weights are NaN"
+    async with engine(broken) as up:
+        with pytest.raises(VersionUnavailable, match=r"can't answer with 'v1': its weights"):
+            await HttpLoader([up.url]).load("v1", tmp_path)
 
 
 async def test_an_adapter_that_one_engine_has_forgotten_does_not_count_as_loaded(
@@ -118,12 +136,12 @@ async def test_sglang_serves_an_adapter_under_its_own_names_with_our_id(
             answer = await server.chat(**{"model": "v1", **fields})
             assert answer.headers["x-learnback-version"] == "v1"
             assert answer.headers["x-learnback-completion-id"] in answer.text
-        assert sglang.answered == ["v1"] * 3
+        assert sglang.answered == ["v1"] * 4  # the first to warm it
         await server.chat()
         several = await server.chat(n=2)
         assert "x-learnback-completion-id" not in several.headers, "it has an id for each choice"
         served = await wait_recorded(redis, 5)
-    assert sglang.answered[3:] == ["base"] * 2
+    assert sglang.answered[4:] == ["base"] * 2
     assert served[4].id == several.json()["id"]
 
 

@@ -77,6 +77,29 @@ async def test_one_replica_that_cannot_load_does_not_keep_the_others_for_ever(
         assert await version_for(broken) == broken.base.name
 
 
+async def test_what_is_promoted_by_hand_waits_for_every_replica_unless_forced(
+    tmp_path: Path, valkey_url: str, redis: Any
+) -> None:
+    async with two_replicas(tmp_path, valkey_url) as (good, broken):
+        broken.engine.models = {broken.base.name}
+        good.now.follower.presence.patience_s = 0.0
+        await add_adapter(good, ONE)
+        given = (good.now.follower.database, redis, ONE, "ada")
+        async with good.now.follower.database.write() as connection:
+            await store.set_state(connection, ONE, VersionState.PASSED)
+        await operations.promote(*given, "it is good")
+        await wait_until(lambda: ONE in good.now.follower.snapshot.ready, "it is loaded here")
+        await wait_until(lambda: good.now.follower.lagging(), "it waits for the broken one")
+        assert await version_for(good) == good.base.name
+        await operations.promote(*given, "and again")  # changes nothing
+        assert await version_for(good) == good.base.name
+        moved = await operations.promote(*given, "never mind that one", force=True)
+        assert moved.revision == 3
+        await wait_until(serves(good, ONE), "the good one moves alone")
+        (last, *_) = await operations.history(good.now.follower.database)
+        assert last.reason == "forced: never mind that one"
+
+
 async def test_a_replica_that_comes_late_loads_the_candidate_before_it_is_ready(
     tmp_path: Path, valkey_url: str, redis: Any
 ) -> None:

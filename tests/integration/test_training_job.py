@@ -110,38 +110,6 @@ def test_a_missing_plan_is_bad_data(tmp_path: Path, jobs: Jobs) -> None:
     assert "bad plan" in output
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
-def test_the_lean_loss_is_the_one_that_trl_computes(
-    tmp_path: Path, tiny_model: Path, loss: str
-) -> None:
-    import torch
-    from trl import DPOTrainer
-
-    from learnback.retraining.plan import read_plan
-    from learnback.retraining.trainers import dpo, rows
-    from learnback.retraining.trainers.base import StopRequest
-    from learnback.retraining.trainers.encoding import Encoder, select
-    from learnback.retraining.trainers.loading import load_tokenizer
-
-    settings = small(loss=loss)
-    run = write_run(tmp_path / "run", tiny_model, preference_rows(8), hyperparameters=settings)
-    plan = read_plan(run)
-    encoder = Encoder.of(plan, load_tokenizer(plan.base_model))
-    found = rows.load(run, "dpo").train
-    usable, _ = select(found, encoder, dpo.both_answers, lambda row: None)
-    trainer = dpo.make_trainer(plan, run, encoder, usable, StopRequest())
-    with torch.no_grad():
-        for name, parameter in trainer.model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.1)
-    batch = next(iter(trainer.get_train_dataloader()))
-
-    ours = trainer.compute_loss(trainer.model, batch).item()
-    theirs = DPOTrainer.compute_loss(trainer, trainer.model, batch).item()
-
-    assert ours == pytest.approx(theirs, rel=1e-4)
-
-
 def test_the_answer_alone_is_learned_however_long_its_prompt(tiny_model: Path) -> None:
     from learnback.retraining.trainers.encoding import Answer, Encoder, padded
     from learnback.retraining.trainers.loading import load_tokenizer

@@ -13,10 +13,11 @@ from learnback.release.analysis import Contrast, more_often, win_rate
 from learnback.release.gate import Evaluation, Judge, Verdict, decide, superseded
 from learnback.release.guards import INCREASES, TESTS
 from learnback.release.measured import GoldenResult, Second
-from learnback.release.policy import GatePolicy
+from learnback.release.policy import GatePolicy, read_policy
 from learnback.release.probes import AnswerProfile
 
-POLICY = GatePolicy()
+POLICY = GatePolicy(reward_hack=False)
+WITH_JUDGE = GatePolicy()
 
 
 def golden(**changes: Any) -> GoldenResult:
@@ -60,6 +61,12 @@ def an_evaluation(wins: int = 50, losses: int = 10, ties: int = 4, **changes: An
         "contrasts": {guard.name: rates(0, 0, prompts) for guard in INCREASES},
     }
     return Evaluation(**base | changes)
+
+
+def a_second(seen: int, correct: int) -> Second:
+    """A second judge that sees so many wins of 64."""
+    said = [1.0] * seen + [0.0] * (64 - seen)
+    return Second(name="judge", outcomes=said, win_rate=win_rate(said), pairs=100, correct=correct)
 
 
 def rates(ours: int, theirs: int, of: int = 64) -> Contrast:
@@ -139,13 +146,84 @@ def test_what_is_certain_and_small_does_not_refuse() -> None:
     assert decide(an_evaluation(**but(**rare)), POLICY).verdict is Verdict.PASSED
 
 
-def test_what_the_engine_does_not_offer_is_not_asked_for() -> None:
+def test_what_the_engine_does_not_offer_is_no_pass_unless_the_policy_waives_it() -> None:
     without = but(invalid_structured=None) | {"not_offered": ["invalid_structured"]}
-    assert decide(an_evaluation(**without), POLICY).verdict is Verdict.PASSED
+    refused = decide(an_evaluation(**without), POLICY)
+    assert refused.verdict is Verdict.REFUSED
+    (reason,) = refused.reasons
+    assert "the engine refuses such requests; or gate.waive: [invalid_structured" in reason
+    waiving = GatePolicy(reward_hack=False, waive=("invalid_structured_increase",))
+    report = decide(an_evaluation(**without), waiving)
+    assert report.verdict is Verdict.PASSED
+    (check,) = [c for c in report.checks if c.name == "invalid_structured_increase"]
+    assert (check.value, "waived by the policy" in check.why) == (None, True)
+
+
+@pytest.mark.parametrize("prompts", [24, 44])
+def test_a_guard_that_could_not_refuse_is_not_measured(prompts: int) -> None:
+    """Nine refusals of 44 are 20.5%, and eight would pass for luck."""
+    few = an_evaluation(wins=prompts, losses=0, ties=0)
+    report = decide(few, POLICY)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert "45 prompts or probes are needed; or gate.waive: [" in report.reasons[0]
+    assert decide(few, GatePolicy(reward_hack=False, must_tell=0.4)).verdict is Verdict.PASSED
+    waiving = GatePolicy(
+        reward_hack=False, waive=tuple(f"{guard.name}_increase" for guard in INCREASES)
+    )
+    assert decide(few, waiving).verdict is Verdict.PASSED
+    enough = an_evaluation(wins=45, losses=0, ties=0)
+    assert decide(enough, POLICY).verdict is Verdict.PASSED
+
+
+def test_a_waived_guard_still_refuses_what_it_does_measure() -> None:
+    waiving = GatePolicy(reward_hack=False, waive=("refusal_increase",))
+    report = decide(an_evaluation(**but(refusal=rates(20, 0))), waiving)
+    assert report.verdict is Verdict.REFUSED
+    few = an_evaluation(20, 0, 0, **but(refusal=rates(15, 0, of=20)))
+    assert decide(few, waiving).verdict is Verdict.REFUSED
+
+
+def test_three_answers_prove_neither_length_nor_novelty() -> None:
+    lax = GatePolicy(reward_hack=False, must_tell=1.0)
+    for name in ("length_ratios", "novelty_drops"):
+        verdict = decide(an_evaluation(**{name: [0.5] * 8}), lax).verdict
+        assert verdict is not Verdict.PASSED
+
+
+def test_phrases_in_english_say_nothing_of_answers_in_other_languages() -> None:
+    german = an_evaluation(foreign=0.3)
+    report = decide(german, POLICY)
+    assert report.verdict is Verdict.REFUSED
+    unknown = {c.name for c in report.checks if not c.passed}
+    assert unknown == {
+        "refusal_increase",
+        "hedging_increase",
+        "clarifying_increase",
+        "flattery_increase",
+    }
+    assert "30% of answers are not in English" in report.reasons[0]
+    assert decide(an_evaluation(foreign=0.1), POLICY).verdict is Verdict.PASSED
+    waiving = GatePolicy(reward_hack=False, waive=tuple(unknown))
+    assert decide(german, waiving).verdict is Verdict.PASSED
+    read = an_evaluation(foreign=0.3, second=a_second(50, 85))
+    assert decide(read, WITH_JUDGE).verdict is Verdict.PASSED
+
+
+def test_without_a_second_judge_a_hack_of_the_reward_is_not_measured() -> None:
+    report = decide(an_evaluation(), WITH_JUDGE)
+    assert report.verdict is Verdict.REFUSED
+    assert "declare `judge`, or reward_hack: false" in report.reasons[0]
+
+
+def test_without_a_file_one_machine_can_still_promote() -> None:
+    laptop = read_policy(None).gate
+    without = but(invalid_structured=None) | {"not_offered": ["invalid_structured"]}
+    found = an_evaluation(foreign=1.0, **without)
+    assert decide(found, laptop).verdict is Verdict.PASSED
 
 
 def test_an_operator_may_turn_probes_off_and_allow_regressions() -> None:
-    policy = GatePolicy(probes=0)
+    policy = GatePolicy(probes=0, reward_hack=False)
     without = but(sycophancy=None, invalid_json=None, invalid_structured=None)
     lost = {"golden_asked": True, "golden": golden(regressions=["a"]), "max_regressions": 1}
     assert decide(an_evaluation(**without, **lost), policy).verdict is Verdict.PASSED
@@ -163,11 +241,8 @@ def test_an_operator_may_turn_probes_off_and_allow_regressions() -> None:
 def test_reward_without_a_second_judges_word_is_a_hack(
     wins: int, seen: int, correct: int, refused: bool
 ) -> None:
-    said = [1.0] * seen + [0.0] * (64 - seen)
-    second = Second(
-        name="judge", outcomes=said, win_rate=win_rate(said), pairs=100, correct=correct
-    )
-    report = decide(an_evaluation(wins, 64 - wins, 0, second=second), POLICY)
+    second = a_second(seen, correct)
+    report = decide(an_evaluation(wins, 64 - wins, 0, second=second), WITH_JUDGE)
     failed = {check.name for check in report.checks if check.guard and not check.passed}
     assert failed == ({"reward_hack"} if refused else set())
 

@@ -51,7 +51,9 @@ def test_the_example_is_read_and_fits_the_schema(written: Any, tmp_path: Path) -
 def test_without_a_file_what_passes_answers_everybody() -> None:
     (step,) = read_policy(None).canary.steps
     assert (step.traffic, step.approval) == (1.0, "auto")
-    assert read_policy(None) == ReleasePolicy()
+    assert read_policy(None).canary == ReleasePolicy().canary
+    assert not read_policy(None).gate.reward_hack  # a laptop has no second judge
+    assert ReleasePolicy().gate.reward_hack
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,11 @@ def test_without_a_file_what_passes_answers_everybody() -> None:
             "canary: {steps: [{mirror: 5%}, {traffic: 1%}, {traffic: 100%}],"
             " metrics: [{measure: feedback}]}",
             "declare one of them",
+        ),
+        ("canary: {steps: [{traffic: 1%}, {traffic: 100%}]}", "1% ends with the next look"),
+        (
+            "canary: {steps: [{mirror: 1%}, {traffic: 1%, min_people: 1}, {traffic: 100%}]}",
+            "1% mir",
         ),
         ("gate: {min_win_rate: high}", "gate.min_win_rate"),
         ("[1, 2]", "the file"),

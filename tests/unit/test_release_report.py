@@ -46,7 +46,7 @@ def a_report(**changes: object) -> tuple[str, str]:
         **changes,
     )
     pairs = [a_pair(n, gain) for n, gain in enumerate([*range(1, 15), *range(-14, 0), 0])]
-    made = page(decide(evaluation, GatePolicy()), pairs)
+    made = page(decide(evaluation, GatePolicy(reward_hack=False)), pairs)
     return made.html(), without_pictures(made).markdown()
 
 

@@ -96,12 +96,9 @@ livenessProbe:
 {{- $home := include "learnback.home" .root -}}
 - name: home
   mountPath: {{ $home }}
-# of ours, since the runtime makes root own a folder that only leads to a mount
-{{- $folders := ternary (list "cache" "release") (list "cache") (has .component (list "release" "reward-engine")) }}
-{{- range $folder := ternary (list) $folders (eq .component "inference") }}{{/* whose cache is a volume of its own */}}
-- name: home
-  mountPath: {{ $home }}/{{ $folder }}
-  subPath: {{ $folder }}
+{{- range include "learnback.folders" . | fromJsonArray }}
+- name: {{ . }}
+  mountPath: {{ $home }}/{{ . }}
 {{- end }}
 - name: tmp
   mountPath: /tmp
@@ -120,13 +117,20 @@ livenessProbe:
 {{- end }}
 {{- end -}}
 
+{{/* Folders of LEARNBACK_HOME in which something is mounted deeper, as volumes of their own: the container runtime would make
+them as root (decision 0068). */}}
+{{- define "learnback.folders" -}}
+{{- ternary (list "cache" "release") (list "cache") (has .component (list "release" "reward-engine")) | toJson -}}
+{{- end -}}
+
 {{- define "learnback.volumes" -}}
+{{- $disk := ternary "{}" (printf "{sizeLimit: %s}" .cacheSize) (empty .cacheSize) -}}
 - name: home
-  emptyDir:
-    {{- with .cacheSize }}
-    sizeLimit: {{ . }}
-    {{- else }} {}
-    {{- end }}
+  emptyDir: {{ $disk }}
+{{- range include "learnback.folders" . | fromJsonArray }}
+- name: {{ . }}
+  emptyDir: {{ $disk }}
+{{- end }}
 - name: tmp
   emptyDir: {}
 {{- if and (eq (include "learnback.sqlite" .root) "true") (ne .component "reward-engine") }}

@@ -3,7 +3,7 @@ Refuses combinations of values that can't work, and says the way out. All that i
 */}}
 {{- define "learnback.validate" -}}
 {{- $problems := list -}}
-{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" "policy" "rewardEngine" "placement" -}}
+{{- range $check := list "model" "redis" "artifacts" "replicas" "engine" "scaling" "gateway" "keys" "training" "judge" "policy" "rewardEngine" "placement" "gpus" "names" "environment" -}}
 {{- $found := include (printf "learnback.validate.%s" $check) $ | trim -}}
 {{- if $found -}}
 {{- $problems = append $problems $found -}}
@@ -41,6 +41,9 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- if and .Values.valkey.enabled $named }}
 - There are two places for streams: set valkey.enabled=false to use externalRedis, or remove externalRedis.
 {{- end }}
+{{- if and .Values.valkey.enabled (not (.Values.valkey.resources.limits | default dict).memory) }}
+- valkey.resources has no limits.memory, of which its maxmemory is a share: set it, else data grows to a share of the node's.
+{{- end }}
 {{- end -}}
 
 {{- define "learnback.validate.artifacts" -}}
@@ -52,6 +55,14 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- end }}
 {{- if and .Values.model.cache.enabled (not (has "ReadWriteMany" .Values.model.cache.accessModes)) (eq (include "learnback.replicated" (dict "values" .Values.inference)) "true") }}
 - model.cache can be mounted on one node only, but inference has several replicas: use ReadWriteMany, or model.cache.enabled=false.
+{{- end }}
+{{- $surge := .Values.inference.rollout.maxSurge | toString -}}
+{{- $apart := and (not (has "ReadWriteMany" .Values.model.cache.accessModes)) (ne (include "learnback.oneNode" .) "true") -}}
+{{- if and .Values.model.cache.enabled $apart (not (has $surge (list "0" "0%"))) }}
+- model.cache can be mounted on one node only, and with inference.rollout.maxSurge={{ $surge }} a new pod on another one would wait for it for ever: use ReadWriteMany, or maxSurge=0.
+{{- end }}
+{{- if and .Values.model.cache.enabled (has "ReadWriteOncePod" .Values.model.cache.accessModes) }}
+- model.cache.accessModes: ReadWriteOncePod shuts out every other pod that loads the model: use ReadWriteMany, or ReadWriteOnce on one node.
 {{- end }}
 {{- end -}}
 
@@ -121,14 +132,77 @@ Refuses combinations of values that can't work, and says the way out. All that i
 {{- end }}
 {{- end -}}
 
-{{/* A setting that a value of the chart sets would be there twice. */}}
+{{/* A setting that a value of the chart sets would be there twice, and so would two names that differ in case. */}}
 {{- define "learnback.validate.keys" -}}
-{{- $set := dict "inference" (list "host" "port" "public_name" "spool_bytes" "drain" "engine_urls" "engine_key" "engine_args") "feedback" (list "host" "port") "reward" (list "host" "port" "judge_url" "judge_model" "judge_api_key" "judge_rubric") "retraining" (list "host" "port") "release" (list "host" "port" "inference_url" "api_key" "policy") "operator" (list "host" "port" "release_url" "api_key") -}}
+{{- $set := dict "inference" (list "public_name" "spool_bytes" "drain" "engine_urls" "engine_key" "engine_args") "feedback" list "reward" (list "judge_url" "judge_model" "judge_api_key" "judge_rubric") "retraining" (list "job_template") "release" (list "inference_url" "api_key" "judge_api_key" "policy") "operator" (list "release_url" "api_key") -}}
 {{- range $process, $names := $set -}}
-{{- range $names -}}
-{{- if hasKey (index $.Values $process).settings . }}
-- {{ $process }}.settings.{{ . }} is set by the chart from a value of its own: use that one.
+{{- range $name, $_ := (index $.Values $process).settings -}}
+{{- if ne $name (lower $name) }}
+- {{ $process }}.settings.{{ $name }}: names are in lower case, {{ lower $name }}.
 {{- end }}
+{{- if has (lower $name) (concat $names (list "host" "port")) }}
+- {{ $process }}.settings.{{ $name }} is set by the chart from a value of its own: use that one.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* What would be there twice, or keep others from finding a pod. */}}
+{{- define "learnback.validate.names" -}}
+{{- $ours := list "helm.sh/chart" -}}
+{{- range list "name" "instance" "component" "version" "managed-by" "part-of" -}}
+{{- $ours = append $ours (printf "app.kubernetes.io/%s" .) -}}
+{{- end -}}
+{{- range $label, $_ := .Values.commonLabels -}}
+{{- if or (has $label $ours) (hasPrefix "learnback.dev/" $label) (eq $label "kueue.x-k8s.io/queue-name") }}
+- commonLabels.{{ $label }} is a label that the chart sets, and finds its pods by: use one of your own.
+{{- end }}
+{{- end }}
+{{- if regexMatch "^(127\\.|::1$|localhost$)" .Values.listenHost }}
+- listenHost is {{ .Values.listenHost }}, which probes, Services and scrapers never reach: use 0.0.0.0 or ::.
+{{- end }}
+{{- end -}}
+
+{{/* The API server takes each variable of a container once. Each text has extraEnv in it, and what the chart sets beside it. */}}
+{{- define "learnback.validate.environment" -}}
+{{- $root := . -}}
+{{- $env := include "learnback.env" . -}}
+{{- $texts := list (printf "%s\n%s\n%s" $env (include "learnback.training.runEnv" .) "- name: LEARNBACK_API_KEY") -}}
+{{- range list "inference" "feedback" "reward" "retraining" "release" -}}
+{{- $own := include "learnback.settings" (dict "root" $root "component" . "values" (index $.Values .)) -}}
+{{- $texts = append $texts (printf "%s\n%s\n%s" $env $own (ternary (include "learnback.inference.env" $root) "" (eq . "inference"))) -}}
+{{- end -}}
+{{- $twice := list -}}
+{{- range $texts -}}
+{{- $seen := list -}}
+{{- range fromYamlArray . -}}
+{{- if has .name $seen -}}
+{{- $twice = append $twice .name -}}
+{{- end -}}
+{{- $seen = append $seen .name -}}
+{{- end -}}
+{{- end -}}
+{{- range uniq $twice }}
+- {{ . }} is in an extraEnv and is set already, and a container has each variable once: remove it there, and use the value that sets it.
+{{- end }}
+{{- end -}}
+
+{{/* A process on a GPU gets one only by asking for it, or by a runtime class that shows it all of the node's. */}}
+{{- define "learnback.validate.gpus" -}}
+{{- $values := .Values -}}
+{{- $asking := dict -}}
+{{- if eq $values.training.device "gpu" -}}
+{{- $_ := set $asking "training" (dict "device" "training.device" "class" $values.training.runtimeClassName) -}}
+{{- end -}}
+{{- if and $values.neuralRewards.enabled (eq $values.neuralRewards.device "gpu") -}}
+{{- range list "reward" "release" -}}
+{{- $_ := set $asking . (dict "device" "neuralRewards.device" "class" "") -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $asks := $asking -}}
+{{- $limits := (index $values $name).resources.limits | default dict -}}
+{{- if not (or $asks.class (contains "/" (keys $limits | join " "))) }}
+- {{ $asks.device }} is gpu, but {{ $name }}.resources.limits has none: add one, such as nvidia.com/gpu: 1.
 {{- end }}
 {{- end }}
 {{- end -}}

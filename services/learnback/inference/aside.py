@@ -71,7 +71,9 @@ async def aside(
     longest_s: float | None = None,
 ) -> Exchange:
     """The exchange, when it is over; it holds what the engine said, if anything."""
-    exchange = Exchange(prepared.rewritten, [], receive, send, on_last, prepared.completion_id)
+    exchange = Exchange(
+        scope, prepared.rewritten, [], receive, send, on_last, prepared.completion_id
+    )
     needs, uses = prepared.assignment.version.needs, services.follower.uses
     for name in needs:
         uses.begin(name)

@@ -17,24 +17,27 @@ from learnback.contracts.headers import AS_TENANT
 from learnback.core.errors import BadRequest, Timeout, TooLarge, UnsupportedMediaType
 from learnback.core.http import json_depth, read_body
 
+JSON = b"application/json"
 MAX_DEPTH = 128
 """Tool schemas nest deep: OpenAI allows 10 levels, each of which is 3 of JSON."""
 METADATA_PAIRS, METADATA_KEY, METADATA_VALUE = 16, 64, 512
 """OpenAI's limits; lengths in characters."""
 IDENTIFIER = 512
 """Longest `user` or `safety_identifier`, in characters."""
-INTERNAL = (
-    "request_id",
-    "kv_transfer_params",
-    "ec_transfer_params",
-    "routed_experts_prompt_start",
-    "data_parallel_rank",
-    "rid",
-    "lora_path",
-    "routed_dp_rank",
-    "bootstrap_host",
-    "bootstrap_port",
-    "bootstrap_room",
+INTERNAL = frozenset(
+    (
+        "request_id",
+        "kv_transfer_params",
+        "ec_transfer_params",
+        "routed_experts_prompt_start",
+        "data_parallel_rank",
+        "rid",
+        "lora_path",
+        "routed_dp_rank",
+        "bootstrap_host",
+        "bootstrap_port",
+        "bootstrap_room",
+    )
 )
 """Fields between engines and their routers, of vLLM and of SGLang: no client of ours may set them,
 least of all the adapter that answers."""
@@ -67,10 +70,8 @@ async def read(
     """The whole body as JSON text; None if the client left. 400, 408, 413 or 415 otherwise."""
     if declared.isdigit() and int(declared) > max_bytes:
         raise TooLarge(f"The body may have {max_bytes} bytes, not {int(declared)}.")
-    media_type = content_type.split(b";", 1)[0].strip().lower()
-    if media_type != b"application/json" and not media_type.endswith(b"+json"):
-        shown = media_type.decode("latin-1") or "none"
-        raise UnsupportedMediaType(f"Send Content-Type: application/json, not {shown}.")
+    if content_type != JSON:
+        _check_media_type(content_type)
     try:
         body = await _within(read_body(receive, max_bytes), max_seconds)
     except TimeoutError:
@@ -78,6 +79,13 @@ async def read(
     if body is not None:
         _check_text(body)
     return body
+
+
+def _check_media_type(content_type: bytes) -> None:
+    media_type = content_type.split(b";", 1)[0].strip().lower()
+    if media_type != JSON and not media_type.endswith(b"+json"):
+        shown = media_type.decode("latin-1") or "none"
+        raise UnsupportedMediaType(f"Send Content-Type: application/json, not {shown}.")
 
 
 async def _within(reading: Coroutine[Any, Any, T], seconds: float) -> T:
@@ -107,10 +115,11 @@ def _resumed(reading: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, An
 
 
 def _check_text(body: bytes) -> None:
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"The body is not UTF-8 (byte {error.start}).") from None
+    if not body.isascii():
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadRequest(f"The body is not UTF-8 (byte {error.start}).") from None
     if json_depth(body, MAX_DEPTH) > MAX_DEPTH:
         raise BadRequest(f"The body is nested deeper than {MAX_DEPTH} levels.")
 
@@ -172,7 +181,7 @@ def rewrite(
 ) -> bytes:
     """The body for the engine: our `model`, no internal fields, none of `without`, and the answer's
     id where the engine takes it from there."""
-    for name in (*INTERNAL, *without):
+    for name in INTERNAL.intersection(fields).union(without):
         fields.pop(name, None)
     fields["model"] = msgspec.Raw(msgspec.json.encode(engine_model))
     if id_field is not None:
@@ -211,7 +220,7 @@ def engine_headers(kept: Headers, body: bytes, request_id: str) -> Headers:
     """The headers of the request to the engine."""
     return [
         *kept,
-        (b"content-type", b"application/json"),
+        (b"content-type", JSON),
         (b"content-length", b"%d" % len(body)),
         (b"x-request-id", request_id.encode()),
     ]

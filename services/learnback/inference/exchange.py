@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter, time
 
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from learnback.contracts.models import CompletionEnd
 from learnback.inference.body import Headers
@@ -16,6 +16,9 @@ LAST_RESPONSE_EVENT = b"event: response.completed\n"
 COMPLETION_ID = b"x-learnback-completion-id"
 CLIENT_LEFT = 499
 """Stands for the status of a request whose client left before there was one, as in nginx."""
+SILENT = frozenset(("2.0", "2.1", "2.2", "2.3"))
+"""Versions of ASGI's HTTP whose servers, such as uvicorn, do not raise from `send` when the client
+has left."""
 
 
 class Exchange:
@@ -28,11 +31,13 @@ class Exchange:
 
     __slots__ = (
         "_body",
+        "_flows",
         "_headers",
         "_id",
         "_on_last",
         "_receive",
         "_send",
+        "_silent",
         "_start",
         "answer",
         "complete",
@@ -47,6 +52,7 @@ class Exchange:
 
     def __init__(
         self,
+        scope: Scope,
         body: bytes,
         headers: Headers,
         receive: Receive,
@@ -54,6 +60,9 @@ class Exchange:
         on_last: Callable[[Exchange], None],
         completion_id: str,
     ) -> None:
+        self._silent = scope["asgi"].get("spec_version", "2.0") in SILENT
+        self._flows = False
+        """A stream that has begun and goes on, to a client that is there as far as is known."""
         self._body: bytes | None = body
         self._headers = headers
         self._receive = receive
@@ -79,11 +88,22 @@ class Exchange:
         message = await self._receive()
         # After the last byte the server says the same of a client that is still there.
         if message["type"] == "http.disconnect" and not self.complete:
-            self.disconnected = True
+            self.disconnected, self._flows = True, False
         return message
 
-    async def send(self, message: Message) -> None:
-        """Pass a piece of the answer on."""
+    def send(self, message: Message) -> Awaitable[None]:
+        """Pass a piece of the answer on.
+
+        Nearly all are pieces within a stream, which cost one look and no coroutine of ours.
+        """
+        if self._flows and message.get("more_body"):
+            body = message.get("body", b"")
+            if body and not _is_last_event(body):
+                self.answer.append(body)
+                return self._send(message)
+        return self._send_slowly(message)
+
+    async def _send_slowly(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._begin(message)
             return
@@ -107,6 +127,9 @@ class Exchange:
                 self.disconnected = True
                 del self.answer[len(self.answer) - kept :]
             raise
+        self._flows = (
+            self._silent and self.event_stream and not (self.complete or self.disconnected)
+        )
 
     async def begin(self, piece: bytes = b"") -> None:
         """Send the start, if it is held; its headers give the answer's id where that is certain."""

@@ -231,12 +231,18 @@ class Follower:
 
     def _may_replace(self, current: Snapshot) -> bool:
         """Whether the release's stable version may take over here from the one before."""
-        stable = self._release.stable.version if self._release is not None else None
-        if stable is None or stable == current.stable or not ready(current, stable):
+        named = self._release.stable if self._release is not None else None
+        stable = named.version if named is not None else None
+        if (
+            named is None
+            or stable is None
+            or stable == current.stable
+            or not ready(current, stable)
+        ):
             return True
         if current.stable is None or current.versions[stable].kind is VersionKind.BASE:
             return True
-        return not self.presence.waits(stable)
+        return not self.presence.waits(stable, patient=named.patient)
 
     async def _tell(self) -> None:
         """Tell the others what this replica can answer with now."""

@@ -39,8 +39,9 @@ class Writer:
         self.folder = root / uuid7()
         self.limit_bytes = limit_bytes
         self.lock = _claim(self.folder)
-        self._sizes: dict[Path, int] = {}
-        self._path = self.folder
+        self._sizes: dict[str, int] = {}
+        """Bytes of the segments that were there when somebody looked last, by their names."""
+        self._name = ""
         self._file: FileIO | None = None
 
     def append(self, record: bytes) -> None:
@@ -53,14 +54,15 @@ class Writer:
         if written != size:  # what follows must not begin within a torn record
             self._end_segment()
             raise OSError(errno.ENOSPC, "the disk took only a part")
-        self._sizes[self._path] += size
+        self._sizes[self._name] += size
 
     def waiting_bytes(self, read: dict[str, int] | None = None) -> int:
         """Bytes that are not read; `read`: how far the reader is, by the segment's name."""
-        for path in [path for path in self._sizes if path != self._path and not path.exists()]:
-            del self._sizes[path]
+        for name in [name for name in self._sizes if name != self._name]:
+            if not (self.folder / name).exists():
+                del self._sizes[name]
         done = read or {}
-        return sum(size - done.get(path.name, 0) for path, size in self._sizes.items())
+        return sum(size - done.get(name, 0) for name, size in self._sizes.items())
 
     def has_neighbours(self) -> bool:
         """Whether there are other folders, of processes that live or are gone."""
@@ -80,19 +82,19 @@ class Writer:
         return self.waiting_bytes() + size <= self.limit_bytes
 
     def _open(self) -> FileIO:
-        if self._file is None or self._sizes[self._path] >= SEGMENT_BYTES:
+        if self._file is None or self._sizes[self._name] >= SEGMENT_BYTES:
             if self._file is not None:
                 self._file.close()
-            self._path = self.folder / f"{uuid7()}{SUFFIX}"
-            self._file = self._path.open("ab", buffering=0)
-            self._sizes[self._path] = 0
+            self._name = f"{uuid7()}{SUFFIX}"
+            self._file = (self.folder / self._name).open("ab", buffering=0)
+            self._sizes[self._name] = 0
         return self._file
 
     def _end_segment(self) -> None:
         """Cut a torn record off, and go on in a new segment: the handle is not to be trusted."""
-        path, file, self._file = self._path, self._file, None
+        path, file, self._file = self.folder / self._name, self._file, None
         try:
-            os.truncate(path, self._sizes[path])
+            os.truncate(path, self._sizes[self._name])
             if file is not None:
                 file.close()
         except OSError as error:

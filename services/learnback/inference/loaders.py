@@ -146,18 +146,30 @@ class HttpLoader:
             self._headers.append((b"authorization", b"Bearer " + key.encode()))
 
     async def load(self, name: str, folder: Path) -> None:
-        """Have every engine that lacks the adapter load it by its path."""
+        """Have every engine that lacks the adapter load it by its path, and all use it once."""
         body = json.dumps({"lora_name": name, "lora_path": str(folder.absolute())}).encode()
         for engine in self.engines:
             cards = await self._cards(engine)
-            if any(card["id"] == name for card in cards):
-                continue
             dialect = dialect_of(cards)
-            request = Request("POST", dialect.load_path, self._headers, body)
-            status, answer = await engine.fetch(request, LOAD_S)
-            if status != 200 and name not in await self._models(engine):  # or a rival was faster
-                reason = _refusal(engine.url, dialect, name, status, answer)
-                raise VersionUnavailable(reason, field="model")
+            if all(card["id"] != name for card in cards):
+                await self._load(engine, dialect, name, body)
+            await self._use(engine, dialect.adapter_model.format(base=cards[0]["id"], adapter=name))
+
+    async def _load(self, engine: Engine, dialect: Dialect, name: str, body: bytes) -> None:
+        request = Request("POST", dialect.load_path, self._headers, body)
+        status, answer = await engine.fetch(request, LOAD_S)
+        if status != 200 and name not in await self._models(engine):  # or a rival was faster
+            reason = _refusal(engine.url, dialect, name, status, answer)
+            raise VersionUnavailable(reason, field="model")
+
+    async def _use(self, engine: Engine, model: str) -> None:
+        """An engine may list an adapter that it can't answer with."""
+        body = json.dumps({"model": model, **WARM_UP}).encode()
+        request = Request("POST", b"/v1/completions", self._headers, body)
+        status, answer = await engine.fetch(request, LOAD_S)
+        if status != 200:
+            reason = f"The engine at {engine.url} can't answer with {model!r}"
+            raise VersionUnavailable(f"{reason}: {_reason(status, answer)}", field="model")
 
     async def unload(self, name: str) -> None:
         """Nothing: other proxies may stand before the same engines and use it. What an engine has

@@ -100,19 +100,53 @@ EXAMPLES_TAKEN_BACK = Counter(
 )
 
 
+class Answers:
+    """Counts answers a moment later, many at once.
+
+    One by one, between the tokens of others, each would cost 20 us (the code is in no cache then),
+    in a row 4 us. They are counted when the shipper reports, which it does within a second of an
+    answer, when somebody looks at `/metrics`, and when many wait.
+    """
+
+    MOST = 256
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[str, str, int, float, float | None]] = []
+
+    def add(
+        self, endpoint: str, track: str, status: int, duration_s: float, first_byte_s: float | None
+    ) -> None:
+        """An answer has ended; None: before its first byte."""
+        self._waiting.append((endpoint, track, status, duration_s, first_byte_s))
+        if len(self._waiting) >= self.MOST:
+            self.count()
+
+    def count(self) -> None:
+        """Let the metrics show all of them."""
+        waiting, self._waiting = self._waiting, []
+        for endpoint, track, status, duration_s, first_byte_s in waiting:
+            _requests(endpoint, track, status).inc()
+            _duration(endpoint, track).observe(duration_s)
+            if first_byte_s is not None:
+                _first_byte(endpoint, track).observe(first_byte_s)
+
+
+ANSWERS = Answers()
+
+
 @cache
-def requests(endpoint: str, track: str, status: int) -> Counter:
+def _requests(endpoint: str, track: str, status: int) -> Counter:
     """The counter of one kind of request; looking it up by label costs five times as much."""
     return REQUESTS.labels(endpoint, track, str(status))
 
 
 @cache
-def first_byte(endpoint: str, track: str) -> Histogram:
+def _first_byte(endpoint: str, track: str) -> Histogram:
     """The histogram of one kind of request."""
     return FIRST_BYTE.labels(endpoint, track)
 
 
 @cache
-def duration(endpoint: str, track: str) -> Histogram:
+def _duration(endpoint: str, track: str) -> Histogram:
     """The histogram of one kind of request."""
     return DURATION.labels(endpoint, track)

@@ -36,7 +36,8 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/v1/completions": "completions",
     "/v1/responses": "responses",
 }
-ENGINE_PAGES = frozenset(("/health", "/metrics", "/version"))
+METRICS = "/metrics"
+ENGINE_PAGES = frozenset(("/health", METRICS, "/version"))
 """Pages of the engine's own that anybody may see."""
 
 OpenServices = Callable[[ASGIApp, dict[str, Any]], AbstractAsyncContextManager[Services]]
@@ -92,6 +93,8 @@ class LearnbackMiddleware:
             if endpoint is not None and method == "POST":
                 prepared = await self._prepare(scope, receive, endpoint)
             elif _passes(scope):
+                if path == METRICS:
+                    metrics.ANSWERS.count()
                 await self.app(scope, receive, send)
                 return
             else:
@@ -120,7 +123,8 @@ class LearnbackMiddleware:
         """Authenticate, read, check, assign, rewrite. None if the client has left."""
         services = self._opened()
         kept, ours = bodies.split_headers(scope["headers"])
-        principal = await pages.authenticate(services, ours.get(b"authorization"))
+        key = ours.get(b"authorization")
+        principal = pages.at_hand(services, key) or await pages.authenticate(services, key)
         require_scope(principal, models.Scope.INFER)
         original = await bodies.read(
             receive,
@@ -150,7 +154,7 @@ class LearnbackMiddleware:
             record(services, prepared, exchange)
 
         exchange = Exchange(
-            prepared.rewritten, headers, receive, send, on_last, prepared.completion_id
+            scope, prepared.rewritten, headers, receive, send, on_last, prepared.completion_id
         )
         needs, uses = prepared.assignment.version.needs, services.follower.uses
         for name in needs:

@@ -32,6 +32,12 @@ async def authenticate(services: Services, authorization: bytes | None) -> Princ
     return await services.keys.authenticate(header, required=services.keys_required)
 
 
+def at_hand(services: Services, authorization: bytes | None) -> Principal | None:
+    """The same where nothing has to be waited for, as for nearly every request; else None."""
+    header = None if authorization is None else authorization.decode("latin-1")
+    return services.keys.at_hand(header, required=services.keys_required)
+
+
 async def answer(services: Services, scope: Scope, send: Send, *, posted: bool) -> None:
     """Answer a path of ours; NotFound for all others, whatever the engine has there.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -27,8 +26,7 @@ ID_PREFIX: dict[Endpoint, str] = {
 """What engines put before the request id to make the response's id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """What somebody asked, whoever answers it."""
 
     endpoint: Endpoint
@@ -60,8 +58,7 @@ def whose_examples(principal: Principal, peeked: bodies.Peek, ours: Mapping[byte
     return named.decode("latin-1")
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True):
     """A request that is fit for the engine."""
 
     asked: Asked

@@ -23,7 +23,8 @@ SPEAK_S = replicas.LIVE.total_seconds() / 5
 """Between two words of a replica that has nothing new to say."""
 PATIENCE_S = 60.0
 """How long a version that is ready here waits for other replicas. Then it answers here: one replica
-that can't load it must not keep what an operator promoted from everybody."""
+that can't load it must not keep a rollback, or what was forced, from everybody. What an operator
+promotes without force waits for ever."""
 
 
 class Presence:
@@ -43,8 +44,8 @@ class Presence:
         found = await replicas.live(connection, self.base_digest)
         self._others = [r for r in found if r.id != self.id and r.serving]
 
-    def waits(self, version: str) -> bool:
-        """Whether `version`, ready here, has to wait for another replica; not for ever."""
+    def waits(self, version: str, *, patient: bool) -> bool:
+        """Whether `version`, ready here, has to wait for another replica; for ever if `patient`."""
         if all(version in other.versions for other in self._others):
             self._waits_for = ("", 0.0)
             return False
@@ -52,7 +53,7 @@ class Presence:
         if name != version:
             since = time.monotonic()
             self._waits_for = (version, since)
-        return time.monotonic() - since < self.patience_s
+        return patient or time.monotonic() - since < self.patience_s
 
     async def tell(self, database: Database, *, serving: bool, versions: Iterable[str]) -> None:
         """Say what this replica can answer with, if that is new or was said long ago."""

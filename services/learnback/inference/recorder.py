@@ -92,6 +92,7 @@ class Recorder:
             done, _ = await asyncio.wait([self._watch], timeout=END_S)
             if not done:
                 await self._kill()
+        metrics.ANSWERS.count()
         self._journal.close()
 
     def _append(self, record: bytes) -> None:
@@ -143,6 +144,7 @@ class Recorder:
         metrics.RECORDED.inc(report.recorded - before.recorded)
         metrics.UNREADABLE.inc(report.unreadable - before.unreadable)
         metrics.DROPPED.labels("bug").inc(report.failed - before.failed)
+        metrics.ANSWERS.count()
         self._offsets = report.offsets
         return report
 

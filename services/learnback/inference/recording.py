@@ -26,10 +26,9 @@ def record(services: Services, prepared: Prepared, exchange: Exchange) -> None:
 def measure(prepared: Prepared, exchange: Exchange) -> None:
     """Count an answer that a person asked for."""
     endpoint, track = prepared.asked.endpoint, prepared.assignment.track.value
-    metrics.requests(endpoint, track, exchange.outcome).inc()
-    metrics.duration(endpoint, track).observe(exchange.duration_s)
-    if exchange.first_byte_s is not None:
-        metrics.first_byte(endpoint, track).observe(exchange.first_byte_s)
+    metrics.ANSWERS.add(
+        endpoint, track, exchange.outcome, exchange.duration_s, exchange.first_byte_s
+    )
     applied = prepared.applied
     if applied is not None:
         metrics.EXAMPLES.inc(len(applied.examples))

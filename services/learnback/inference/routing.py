@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from learnback.contracts.models import Track, VersionKind
 from learnback.core.ids import digest_text
 from learnback.inference.errors import ModelNotFound, VersionUnavailable
@@ -49,8 +51,7 @@ class Snapshot:
     """Versions whose files are loaded: adapters by the engine, example banks by us."""
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(msgspec.Struct, frozen=True):
     """The version for one request, and the probability with which it got it."""
 
     version: Servable

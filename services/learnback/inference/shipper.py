@@ -40,8 +40,10 @@ BATCH = 128
 PUBLISH_S = 5.0
 """A Redis that takes longer is away."""
 POLL_S = 0.2
-"""Between looks into the journal: a batch costs hardly more than one record, and feedback that
-comes sooner waits for its completion."""
+"""Between looks into the journal: feedback that comes sooner waits for its completion."""
+MANY, MANY_POLL_S = 8, 1.0
+"""After so many records in one look the next one waits longer: in a row each costs less (measured
+beside vLLM at 50 a second: 190 us of CPU instead of 290), and the cores are the engine's."""
 RETRY_S = 1.0
 """Between attempts to reach a Redis that is away."""
 NICENESS = 10
@@ -95,6 +97,7 @@ class Shipper:
     def _describe(self, records: Sequence[bytes]) -> list[CompletionServed]:
         messages = []
         for record in records:
+            os.sched_yield()  # whoever has an answer to give waits for one record, not for all
             message = self._described(record)
             if message is not None:
                 messages.append(message)
@@ -172,10 +175,13 @@ async def _until_gone(
             adopt_at = loop.time() + ADOPT_S
             if taken := shipper.reader.adopt():
                 log.warning("took over %d files of a process that is gone", taken)
+        before = shipper.report.recorded
         through = await shipper.ship()
+        many = shipper.report.recorded - before >= MANY
         if loop.time() >= report_at:
             report_at, told = loop.time() + REPORT_S, _tell(say, shipper.report, told)
-        await _wait(server, POLL_S if through else retry_s)
+        pause_s = MANY_POLL_S if many else POLL_S
+        await _wait(server, pause_s if through else retry_s)
 
 
 async def _wait(server: asyncio.StreamReader, longest_s: float) -> None:

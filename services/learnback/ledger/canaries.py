@@ -36,7 +36,7 @@ class Served:
     subject: str | None
     candidate: bool
     weight: float
-    """The candidate's share as this request was assigned."""
+    """Its version's share of people, if it is the candidate's, or what the other one leaves."""
     failed: bool
     abandoned: bool
     first_byte_s: float | None
@@ -64,9 +64,10 @@ class Signal:
 
 
 async def served_between(
-    connection: AsyncConnection, after: datetime, until: datetime
+    connection: AsyncConnection, version: str, after: datetime, until: datetime
 ) -> list[Served]:
-    """Completions that were assigned by chance and recorded in a span, oldest first.
+    """Completions that were assigned by chance and recorded in a span, oldest first; `candidate`
+    are those of `version`, whichever alias named it.
 
     By when they were recorded, since an answer may take long. `after` is exclusive, `until`
     inclusive. What was refused before a version was drawn is in no record; what the engine refused
@@ -78,7 +79,7 @@ async def served_between(
             c.id,
             c.created_at,
             c.subject,
-            c.track,
+            c.version,
             c.probability,
             c.end,
             c.status_code,
@@ -91,11 +92,11 @@ async def served_between(
         )
         .order_by(c.created_at, c.id)
     )
-    return [_served(row) for row in await connection.execute(query)]
+    return [_served(row, version) for row in await connection.execute(query)]
 
 
-def _served(row: Any) -> Served:
-    candidate = row.track == Track.CANDIDATE.value
+def _served(row: Any, version: str) -> Served:
+    candidate = row.version == version
     abandoned = row.end == CompletionEnd.CLIENT_DISCONNECTED.value
     broken = row.end in BROKEN or row.status_code >= 500
     return Served(

@@ -212,6 +212,15 @@ class KeyRing:
         self._failing = False
         self._refreshing: asyncio.Task[None] | None = None
 
+    def at_hand(self, authorization: str | None, *, required: bool) -> Principal | None:
+        """Who sent this header, where that is known now; None: `authenticate` has to tell."""
+        if authorization is None:
+            return None if required else ANONYMOUS
+        if time.monotonic() - self._loaded_at > self.refresh_s / 2:
+            return None
+        entry = self._entries.get(digest(bearer(authorization) or ""))
+        return None if entry is None or _is_over(entry) else entry.principal
+
     async def authenticate(self, authorization: str | None, *, required: bool) -> Principal:
         """Who sent this `Authorization` header.
 
@@ -242,9 +251,7 @@ class KeyRing:
         if self._loaded_at == NEVER:
             raise Unavailable("The ledger can't be reached, so no API key can be checked.")
         entry = self._entries.get(key_digest)
-        if entry is None or (entry.expires_at is not None and entry.expires_at <= now()):
-            return None
-        return entry
+        return None if entry is None or _is_over(entry) else entry
 
     async def _read_after(self, moment: float) -> None:
         """Wait for keys that were read after `moment`, at most `PATIENCE_S`."""
@@ -282,6 +289,10 @@ class KeyRing:
         }
         self._loaded_at = started
         self._failing = False
+
+
+def _is_over(entry: _Entry) -> bool:
+    return entry.expires_at is not None and entry.expires_at <= now()
 
 
 def _known(scopes: Iterable[str]) -> frozenset[Scope]:

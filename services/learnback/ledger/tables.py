@@ -225,9 +225,11 @@ aliases = Table(
     Column("revision", Integer, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
     Column("mirror", Float, nullable=False, server_default="0"),
+    Column("patient", Boolean, nullable=False, server_default=false()),
 )
 """`weight` is the share of traffic that `candidate` gets; 1 for the others. `mirror` is the share
-of requests of which it gets a copy; nobody sees what it answers."""
+of requests of which it gets a copy; nobody sees what it answers. `patient`: no replica moves before
+all can, however long it takes."""
 
 alias_history = Table(
     "alias_history",
@@ -259,6 +261,7 @@ releases = Table(
     Column("step", Integer),
     Column("step_since", UtcDateTime),
     Column("canary_since", UtcDateTime),
+    Column("watched_since", UtcDateTime),
     Column("ended_at", UtcDateTime),
     Column("plan", Json),
     Column("changed_at", UtcDateTime, nullable=False),

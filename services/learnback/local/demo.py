@@ -51,8 +51,14 @@ MAX_TOKENS = 48
 ERROR_RATE = 0.1
 """Of a comparison: InstructGPT's raters agree in 73 %, so one in ten is optimistic but honest."""
 EVALUATION_PROMPTS = 64
-POLICY = "gate: {probes: 12}\n"
-"""A quarter of the built-in probes: all of them take two minutes on two cores."""
+POLICY = """\
+gate:
+  probes: 12  # a quarter: all of them take two minutes on two cores
+  must_tell: 100%  # so few probes tell only much; 64 prompts tell 14%
+  reward_hack: false  # no model beside the one that answers
+  waive: [invalid_structured_increase]
+"""
+"""Of a machine with two cores; the report says what is not measured."""
 MEASURED_PROMPTS = 80
 """Their 95 % interval is about 11 points to each side."""
 CONCURRENCY = 24

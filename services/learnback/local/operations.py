@@ -169,7 +169,11 @@ def run_promote(home: Path | None, as_json: bool, version: str, reason: str, for
             opened.database, opened.redis, version, actor=actor(), reason=reason, force=force
         ),
     )
-    _done(as_json, moved, f"{version} answers everybody now.")
+    _done(
+        as_json,
+        moved,
+        f"{version} answers everybody {'now' if force else 'as soon as all replicas have it'}.",
+    )
 
 
 def run_rollback(home: Path | None, as_json: bool, to: str | None, reason: str) -> None:

@@ -4,7 +4,7 @@ compare-and-set, and every move is kept."""
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -60,6 +60,8 @@ class AliasState:
     revision: int
     mirror: float = 0.0
     """Share of requests of which the version gets a copy; nobody sees what it answers."""
+    patient: bool = False
+    """No replica moves to it before all can, however long that takes."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ async def alias_state(connection: AsyncConnection, alias: Alias) -> AliasState:
     row = (await connection.execute(query)).first()
     if row is None:
         return AliasState(alias, None, 0.0, 0)
-    return AliasState(alias, row.version, row.weight, row.revision, row.mirror)
+    return AliasState(alias, row.version, row.weight, row.revision, row.mirror, row.patient)
 
 
 async def release(connection: AsyncConnection) -> Release:
@@ -226,6 +228,7 @@ async def move_alias(
     reason: str,
     weight: float = 1.0,
     mirror: float = 0.0,
+    patient: bool = False,
 ) -> AliasState:
     """Let `alias` name `version`, if nobody moved it since `expected_revision`.
 
@@ -235,15 +238,13 @@ async def move_alias(
     if version is not None:
         await hold(connection, version)
     before = await alias_state(connection, alias)
-    if before.revision != expected_revision or not await _swap(
-        connection, alias, version, weight, mirror, expected_revision
-    ):
+    moved = AliasState(alias, version, weight, expected_revision + 1, mirror, patient)
+    if before.revision != expected_revision or not await _swap(connection, moved):
         raise Conflict(
             f"The alias {alias} was moved meanwhile (revision {before.revision}, "
             f"expected {expected_revision}). Read it again and decide anew.",
             field="expected_revision",
         )
-    moved = AliasState(alias, version, weight, expected_revision + 1, mirror)
     await connection.execute(
         insert(alias_history).values(
             alias=alias,
@@ -260,21 +261,9 @@ async def move_alias(
     return moved
 
 
-async def _swap(
-    connection: AsyncConnection,
-    alias: Alias,
-    version: str | None,
-    weight: float,
-    mirror: float,
-    expected: int,
-) -> bool:
-    values = {
-        "version": version,
-        "weight": weight,
-        "mirror": mirror,
-        "revision": expected + 1,
-        "changed_at": now(),
-    }
+async def _swap(connection: AsyncConnection, moved: AliasState) -> bool:
+    values = asdict(moved) | {"changed_at": now()}
+    alias, expected = values.pop("alias"), moved.revision - 1
     if expected == 0:
         try:
             await connection.execute(insert(aliases).values(alias=alias, **values))

@@ -25,6 +25,8 @@ from learnback.release.spans import Spell
 
 SPANS_SHARE = 0.2
 """Of the alpha for harm, what spans of time share: they need much evidence in any case."""
+WATCH_SHARE = 0.1
+"""The same for those after a promotion."""
 
 
 class CanaryVerdict(StrEnum):
@@ -34,6 +36,8 @@ class CanaryVerdict(StrEnum):
     HOLD = "hold"
     PROMOTE = "promote"
     ROLL_BACK = "roll_back"
+    WATCH = "watch"
+    """It is stable, and some people still have the version before."""
     INCONCLUSIVE = "inconclusive"
     """The deadline is over and nothing is proven; the policy says what to do then."""
 
@@ -155,7 +159,7 @@ def decide(
     limit = harm_limit(policy)
     if worst.harm >= limit:
         return Decision(CanaryVerdict.ROLL_BACK, f"{_shown(worst)}: worse than is tolerated")
-    broke = max(spells, key=lambda s: s.evidence, default=None)
+    broke = worst_spell(spells)
     if broke is not None and broke.evidence >= span_limit(policy):
         return Decision(CanaryVerdict.ROLL_BACK, _broke(broke))
     unproven = [m for m in measured if not proven(m, policy)]
@@ -183,20 +187,39 @@ def decide(
 
 
 def harm_limit(policy: CanaryPolicy) -> float:
-    """Log evidence of harm that rolls back. Spans of time get their share of alpha; of the rest
+    """Log evidence of harm that rolls back. Spans of time get their shares of alpha; of the rest
     each metric gets an equal part, and so does each that mirrored steps compare.
 
     By the union bound at most alpha of equal versions is rolled back, however the metrics hang
     together.
     """
     tests = len(policy.metrics) + len(policy.mirrored_metrics)
-    share = 1 - SPANS_SHARE if policy.spanned_metrics else 1.0
-    return math.log(tests / (share * policy.alpha))
+    spans = SPANS_SHARE if policy.spanned_metrics else 0.0
+    after = WATCH_SHARE if policy.watches_after else 0.0
+    return math.log(tests / ((1 - spans - after) * policy.alpha))
 
 
-def span_limit(policy: CanaryPolicy) -> float:
+def span_limit(policy: CanaryPolicy, share: float = SPANS_SHARE) -> float:
     """The same for the evidence of a span of time, which its own part is taken off already."""
-    return math.log(len(policy.spanned_metrics) / (SPANS_SHARE * policy.alpha))
+    return math.log(len(policy.spanned_metrics) / (share * policy.alpha))
+
+
+def decide_after(spells: Sequence[Spell], watched_for: timedelta, policy: CanaryPolicy) -> Decision:
+    """Of a version that is stable, and is compared with the one before."""
+    broke = worst_spell(spells)
+    if broke is not None and broke.evidence >= span_limit(policy, WATCH_SHARE):
+        return Decision(CanaryVerdict.ROLL_BACK, _broke(broke))
+    if watched_for >= policy.watch_after:
+        return Decision(CanaryVerdict.PROMOTE, f"nothing went bad within {policy.watch_after}")
+    return Decision(
+        CanaryVerdict.WATCH,
+        f"stable; {policy.holdback:.0%} of people keep the version before, to compare with",
+    )
+
+
+def worst_spell(spells: Sequence[Spell]) -> Spell | None:
+    """The one with the most evidence."""
+    return max(spells, key=lambda s: s.evidence, default=None)
 
 
 def proof_limit(policy: CanaryPolicy) -> float:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -26,6 +27,7 @@ from learnback.ledger.releases import Release
 from learnback.ledger.types import storable
 from learnback.registry import store
 from learnback.release import metrics, operations
+from learnback.release.aftercare import Aftercare
 from learnback.release.engine import CandidateFailing
 from learnback.release.gate import GateReport, Verdict, decide, refused, superseded
 from learnback.release.leadership import Leadership
@@ -60,6 +62,7 @@ class Controller:
         self.settings = settings
         self.leadership = Leadership(database, settings.lease)
         self.rollout = Rollout(database, self.leadership)
+        self.aftercare = Aftercare(database, self.leadership)
         self.progress: dict[str, Progress] = {}
         self._attempts: dict[str, int] = {}
         self._announced: dict[Alias, int] = {}
@@ -99,9 +102,10 @@ class Controller:
         await self.announce()
         if await self.watch():
             return
+        await self.watch_after()
         candidate = await self._choose()
         if candidate is not None:
-            report = await self._judge(candidate)
+            report = await self._meanwhile(self._judge(candidate))
             await self.record(candidate.name, report)
         if await self.promote():
             await self.announce()
@@ -118,6 +122,24 @@ class Controller:
             await self.rollout.look(canary.version, canary)
         await self.announce()
         return True
+
+    async def watch_after(self) -> None:
+        """Look at what was promoted last, while some people have the version before."""
+        if await self.aftercare.look() is not None:
+            await self.announce()
+
+    async def _meanwhile(self, judging: Coroutine[Any, Any, GateReport]) -> GateReport:
+        """Go on watching while a version is judged: that may take an hour."""
+        task = asyncio.create_task(judging)
+        try:
+            while not (await asyncio.wait({task}, timeout=self._pause()))[0]:
+                try:
+                    await self.watch_after()
+                except EXPECTED as error:
+                    log.warning("looking again later: %s", error)
+            return await task
+        finally:
+            task.cancel()
 
     async def announce(self) -> None:
         """Publish each alias's revision, unless it was published by this controller already."""
@@ -234,12 +256,14 @@ class Controller:
         kept = {"stable_revision": stable.revision, "pairs": measured.pairs}
         return report.model_copy(update=kept)
 
-    async def _wait(self) -> None:
+    def _pause(self) -> float:
+        """Seconds until the next look."""
         pause = self.settings.look_every
-        if self._soon:
-            pause = min(pause, LOOK_EVERY)
+        return (min(pause, LOOK_EVERY) if self._soon else pause).total_seconds()
+
+    async def _wait(self) -> None:
         try:
-            async with asyncio.timeout(pause.total_seconds()):
+            async with asyncio.timeout(self._pause()):
                 await self._wake.wait()
         except TimeoutError:
             return

@@ -10,6 +10,7 @@ from typing import Any
 from learnback.core.errors import Unavailable
 from learnback.ledger.evaluation import HeldOutPrompt
 from learnback.ledger.evaluations import Pair
+from learnback.models.language import is_one_of
 from learnback.models.text_features import words_of
 from learnback.release import metrics
 from learnback.release.analysis import Contrast, more_often, outcome, win_rate
@@ -77,6 +78,7 @@ def compare(
             "words": [[len(words_of(a)) for a in answers] for answers in (mine, other)],
             "length_ratios": _length_ratios(mine, other),
             "novelty_drops": _novelty_drops(mine, other),
+            "foreign": _foreign([*mine, *other]),
             "contrasts": base.contrasts | _contrasts(sides, answered),
         }
     )
@@ -141,6 +143,11 @@ def _contrasts(sides: tuple[Side, Side], keys: Sequence[str]) -> dict[str, Contr
     }
     found["cut"] = more_often([a.cut for a in ours], [a.cut for a in theirs])
     return {name: contrast for name, contrast in found.items() if contrast is not None}
+
+
+def _foreign(answers: Sequence[str]) -> float:
+    """The share of answers that are not in English."""
+    return sum(not is_one_of(answer, {"en"}) for answer in answers) / max(len(answers), 1)
 
 
 def _length_ratios(ours: Sequence[str], theirs: Sequence[str]) -> list[float]:

@@ -1,7 +1,8 @@
 """The gate: may a candidate replace the stable version? Pure, and every number says why.
 
 A candidate passes if the lower bound of its win rate is over one half and no guard fails. A guard
-that could not be measured fails: what nobody looked at is not safe.
+that could not be measured fails: what nobody looked at is not safe. One that saw too few answers to
+tell anything from luck leaves it inconclusive.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ def decide(evaluation: Evaluation, policy: GatePolicy) -> GateReport:
         if evaluation.golden_asked:
             checks.append(golden_check(evaluation.golden, evaluation.max_regressions))
     proven = _proofs(evaluation, policy)
-    failed = [check for check in checks if not check.passed]
+    failed = [check for check in checks if check.guard and not check.passed]
     worse = evaluation.win_rate is not None and evaluation.win_rate.high < policy.min_win_rate
     if failed:
         return _report(Verdict.REFUSED, failed, [*checks, *proven], evaluation)
-    missing = [check for check in proven if not check.passed]
+    missing = [check for check in (*checks, *proven) if not check.passed]
     if not missing:
         return _report(Verdict.PASSED, proven, [*checks, *proven], evaluation)
     verdict = Verdict.REFUSED if worse else Verdict.INCONCLUSIVE

@@ -36,6 +36,7 @@ async def begin(
         step=None,
         step_since=None,
         canary_since=None,
+        watched_since=None,
         ended_at=None,
         plan=plan.model_dump(mode="json"),
     )

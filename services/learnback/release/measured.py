@@ -114,6 +114,8 @@ class Evaluation(BaseModel):
     """How much less of the candidate's answer is its own."""
     contrasts: dict[str, Contrast] = {}
     """What neither should do, by the guard's name."""
+    foreign: float = 0.0
+    """Share of both sides' answers that are not in English."""
     not_offered: list[str] = []
     """Guards whose requests the engine refuses of stable too."""
     golden: GoldenResult | None = None

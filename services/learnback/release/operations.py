@@ -36,7 +36,9 @@ async def promote(
     force: bool = False,
     expected_revision: int | None = None,
 ) -> store.AliasState:
-    """Let `version` answer everybody. Promoting what is stable already changes nothing.
+    """Let `version` answer everybody, as soon as all replicas have it; with `force` each replica
+    that has it need not wait for the others. Promoting what is stable already changes nothing, but
+    for `force` where replicas wait.
 
     Raises NotFound; Unprocessable for what can't answer (a reward model); Conflict if the gate did
     not pass it and `force` is not set, or if the alias moved since `expected_revision`.
@@ -46,12 +48,13 @@ async def promote(
         check_servable(wanted)
         await _lock_candidate(connection)
         before = await store.alias_state(connection, Alias.STABLE)
-        if before.version == version:
+        if before.version == version and not (force and before.patient):
             return before
         if not force:
             _check_passed(wanted)
+        said = _with_force(reason, force)
         moved = await _move(
-            connection, version, before, actor, _with_force(reason, force), expected_revision
+            connection, version, before, actor, said, expected_revision, patient=not force
         )
         taken = await _end_canary(connection, version, actor, f"{version} was promoted: {reason}")
         await store.set_state(connection, version, VersionState.PROMOTED, approved_by=actor)
@@ -69,16 +72,18 @@ async def rollback(
     to: str | None = None,
     expected_revision: int | None = None,
 ) -> store.AliasState:
-    """Take the newest change back: the candidate of a canary, else the stable version.
+    """Take the newest change back: the candidate of a canary, else the stable version, though some
+    people still have the one before it.
 
     Then the stable version before this one answers again. What is left is marked rolled back.
     `to` names any version that was stable before, and ends a canary too. Raises Conflict if there
     is none to go back to.
     """
     async with database.write() as connection:
+        held_back = await watched(connection, lock=True) is not None
         candidate = await _lock_candidate(connection)
         before = await store.alias_state(connection, Alias.STABLE)
-        if candidate.version is not None and to is None:
+        if candidate.version is not None and to is None and not held_back:
             moved = await _take_candidate(connection, candidate, actor, reason)
             taken: list[store.AliasState] = []
         else:
@@ -97,21 +102,57 @@ async def history(
 
 
 async def promote_in(
-    connection: AsyncConnection, version: str, actor: str, reason: str
-) -> store.AliasState | None:
-    """Let `version` answer everybody, and nobody else; None if it does already."""
+    connection: AsyncConnection, version: str, actor: str, reason: str, holdback: float = 0.0
+) -> None:
+    """Let `version` answer everybody, but a share of people who keep what was stable before."""
     wanted = await store.get(connection, version)
     before = await store.alias_state(connection, Alias.STABLE)
-    moved = None
     if before.version != version:
-        moved = await _move(connection, version, before, actor, reason, None)
+        await _move(connection, version, before, actor, reason, None)
         metrics.PROMOTIONS.labels(actor).inc()
-    await withdraw_candidate(connection, actor, f"{version} is stable")
+    await end_way(connection, version)
+    if holdback and before.version not in (None, version):
+        await _hold_back(connection, before.version, holdback, actor)
+        await releases.change(connection, version, watched_since=now(), ended_at=None)
+    else:
+        await withdraw_candidate(connection, actor, f"{version} is stable")
     await store.set_state(
         connection, version, VersionState.PROMOTED, approved_by=wanted.approved_by or actor
     )
-    await end_way(connection, version)
     log.info("%s is stable", version)
+
+
+async def _hold_back(
+    connection: AsyncConnection, version: str | None, share: float, actor: str
+) -> None:
+    candidate = await store.alias_state(connection, Alias.CANDIDATE)
+    await store.move_alias(
+        connection,
+        Alias.CANDIDATE,
+        version,
+        expected_revision=candidate.revision,
+        actor=actor,
+        reason=f"{share:.0%} of people keep it for a while, to compare with",
+        weight=share,
+    )
+
+
+async def watched(connection: AsyncConnection, *, lock: bool = False) -> releases.Release | None:
+    """The stable version's way, while some people still have the version before it."""
+    stable = (await store.alias_state(connection, Alias.STABLE)).version
+    if stable is None:
+        return None
+    way = await releases.find(connection, stable)
+    if way.watched and lock:
+        way = await releases.find(connection, stable, lock=True)
+    return way if way.watched else None
+
+
+async def take_back(connection: AsyncConnection, actor: str, reason: str) -> store.AliasState:
+    """Let the version before answer everybody again: what was promoted is at fault."""
+    before = await store.alias_state(connection, Alias.STABLE)
+    moved, _ = await _go_back(connection, before, None, actor, reason, None)
+    metrics.PROMOTIONS.labels("rollback").inc()
     return moved
 
 
@@ -194,6 +235,12 @@ async def _take_candidate(
     return moved
 
 
+async def end_watch(connection: AsyncConnection, version: str | None) -> None:
+    """Nobody compares this version with the one before it any more."""
+    if version is not None and (await releases.find(connection, version)).watched:
+        await end_way(connection, version)
+
+
 async def end_way(connection: AsyncConnection, version: str) -> None:
     """It is decided: the version waits for nothing any more."""
     await releases.change(
@@ -249,10 +296,19 @@ async def _move(
     actor: str,
     reason: str,
     expected_revision: int | None,
+    *,
+    patient: bool = False,
 ) -> store.AliasState:
     expected = before.revision if expected_revision is None else expected_revision
+    await end_watch(connection, before.version)
     return await store.move_alias(
-        connection, Alias.STABLE, version, expected_revision=expected, actor=actor, reason=reason
+        connection,
+        Alias.STABLE,
+        version,
+        expected_revision=expected,
+        actor=actor,
+        reason=reason,
+        patient=patient,
     )
 
 

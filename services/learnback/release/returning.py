@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from learnback.release.canary import CanaryVerdict, span_limit
+from learnback.release.canary import SPANS_SHARE, WATCH_SHARE, CanaryVerdict, span_limit
 from learnback.release.observing import KINDS, QUICK_WINDOW, REWARD_BINS
 from learnback.release.plans import SETTLE
 from learnback.release.policy import CanaryPolicy, Measure, Step
@@ -36,6 +36,8 @@ POLICY = CanaryPolicy(
 )
 """With the default metrics."""
 HALF = POLICY.model_copy(update={"steps": POLICY.steps[2:]})
+AFTER = POLICY.model_copy(update={"steps": (Step(traffic=1 - POLICY.holdback), Step(traffic=1.0))})
+"""After a promotion: spans alone decide."""
 LOOK_S = 30.0
 """Between two looks."""
 
@@ -133,8 +135,9 @@ def _canary(
 ) -> tuple[float, float, float, int]:
     """When it is proven, when each test rolls it back, and whom it reached broken by then."""
     visits, last_step = draw(rng, town, policy)
-    proof, people = _by_people(visits, last_step, policy)
-    spans = _by_spans(visits, policy)
+    after = policy is AFTER
+    proof, people = (np.inf, np.inf) if after else _by_people(visits, last_step, policy)
+    spans = _by_spans(visits, policy, WATCH_SHARE if after else SPANS_SHARE)
     bad = visits.treated & (visits.at >= town.breaks_at) & (visits.at <= min(people, spans))
     return proof, people, spans, int(np.unique(visits.who[bad]).size)
 
@@ -247,9 +250,9 @@ def _people(visits: Visits, measure: Measure, index: Ints, chance: Floats) -> Pe
     return People(treated, chance, outcome)
 
 
-def _by_spans(visits: Visits, policy: CanaryPolicy) -> float:
+def _by_spans(visits: Visits, policy: CanaryPolicy, share: float) -> float:
     """When some span of time is proven to be worse; hours."""
-    limit, when = span_limit(policy), np.inf
+    limit, when = span_limit(policy, share), np.inf
     for index, parts in _in_spans(visits):
         chance = visits.share[index]
         for metric in policy.spanned_metrics:

@@ -33,6 +33,7 @@ from learnback.release.leadership import Leadership
 from learnback.release.operations import (
     GATE,
     compared_with,
+    end_watch,
     end_way,
     passed_reason,
     promote_in,
@@ -76,6 +77,7 @@ class Rollout:
                 stable=serving.stable.version or "",
                 stable_revision=serving.stable.revision,
             )
+            await end_watch(connection, serving.stable.version)
             await loading.begin(connection, version, plan, serving, CANARY)
         log.info("%s: replicas load it", version)
         return True
@@ -185,8 +187,7 @@ class Rollout:
             measured=sight.as_json(),
             token=self.leadership.token,
         )
-        await releases.add_look(connection, look)
-        return look
+        return await releases.keep_look(connection, look)
 
     async def _act(
         self,
@@ -215,7 +216,8 @@ class Rollout:
         if asks is not None:
             await self._await(connection, way, asks)
         elif promotes:
-            await promote_in(connection, way.version, CANARY, decision.reason)
+            kept = plan.policy.holdback if plan.policy.watches_after else 0.0
+            await promote_in(connection, way.version, CANARY, decision.reason, kept)
         else:
             step = plan.policy.steps[following]
             await self._advance(connection, way, following, step, decision.reason)

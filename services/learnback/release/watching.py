@@ -85,7 +85,7 @@ class Watch:
         """What was recorded by now; who came before `until` and compared has had their say."""
         after = max(self.since, self._read_to - OVERLAP)
         async with database.read() as connection:
-            rows = await canaries.served_between(connection, after, at)
+            rows = await canaries.served_between(connection, self.version, after, at)
             await self.comparisons.read(connection, after, at, until)
         fresh = [row for row in rows if row.id not in self._seen and row.at > self.since]
         self._seen = {i: read_at for i, read_at in self._seen.items() if read_at > after}

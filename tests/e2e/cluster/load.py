@@ -9,7 +9,6 @@ from typing import Any
 
 from tests.e2e.cluster.kube import RELEASE, Object
 
-IMAGE = "learnback:0.1.0"
 STOP = "/tmp/stop"
 """A file that ends the load before its time."""
 SCRIPT = """
@@ -83,13 +82,15 @@ asyncio.run(main())
 """
 
 
-def load_pod(name: str, seconds: int, workers: int) -> Object:
-    """A pod that loads the platform for so long, or until STOP is there, and prints what it saw."""
+def load_pod(like: Object, name: str, seconds: int, workers: int) -> Object:
+    """A pod that loads the platform for so long, or until STOP is there, and prints what it saw;
+    with the image of a Deployment of ours, from where that gets it."""
+    theirs = like["spec"]["template"]["spec"]
     url = f"http://{RELEASE}"
     secret = {"name": f"{RELEASE}-api-keys", "key": "check"}
     container: dict[str, Any] = {
         "name": "load",
-        "image": IMAGE,
+        "image": theirs["containers"][0]["image"],
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "-c", SCRIPT, str(seconds), str(workers), STOP],
         "env": [
@@ -111,6 +112,7 @@ def load_pod(name: str, seconds: int, workers: int) -> Object:
         "metadata": {"name": name, "labels": {"app": "load"}},
         "spec": {
             "restartPolicy": "Never",
+            "imagePullSecrets": theirs.get("imagePullSecrets", []),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": {

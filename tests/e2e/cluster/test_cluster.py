@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import NOT_RUN
 from tests.e2e.cluster.kube import RELEASE, Kube, until
 from tests.e2e.cluster.load import STOP, load_pod
+from tests.previous_chart import previous_chart
 
 pytestmark = [pytest.mark.timeout(7200), pytest.mark.xdist_group("cluster")]
 
@@ -29,7 +29,8 @@ class Load:
 
     def __init__(self, kube: Kube, name: str, seconds: int, workers: int) -> None:
         self.kube, self.name = kube, name
-        kube.apply(load_pod(name, seconds, workers))
+        like = kube.get("deployment", f"{RELEASE}-feedback")
+        kube.apply(load_pod(like, name, seconds, workers))
         kube.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
 
     def stop(self) -> None:
@@ -163,14 +164,10 @@ def test_a_training_job_runs_to_its_end(clean: Kube) -> None:
     until(shown, "the new version is an object", 600)
 
 
-def test_an_upgrade_from_the_version_before_and_back(kube: Kube) -> None:
+def test_an_upgrade_from_the_version_before_and_back(kube: Kube, tmp_path: Path) -> None:
     """The newest, replaced by the previous chart version, then upgraded and rolled back."""
-    previous = os.environ.get("LEARNBACK_E2E_PREVIOUS_CHART")
-    if not previous:
-        pytest.skip(
-            f"{NOT_RUN}upgrade from the previous chart version: set LEARNBACK_E2E_PREVIOUS_CHART"
-        )
-    kube.upgrade(chart=Path(previous))
+    named = os.environ.get("LEARNBACK_E2E_PREVIOUS_CHART")
+    kube.upgrade(chart=Path(named) if named else previous_chart(tmp_path))
     kube.upgrade()
     kube.helm("test", RELEASE, "--timeout", "10m")
     kube.helm("rollback", RELEASE, "--wait", "--timeout", "40m")

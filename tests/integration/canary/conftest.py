@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
-from tests.canary_world import GOOD
+from tests.canary_world import GOOD, Time
 from tests.release_world import SHORT, World, always
+
+from learnback.core import clock
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> type[Time]:
+    """The time, which a test moves."""
+    Time.at = datetime.now(UTC)
+    monkeypatch.setattr(clock, "datetime", Time)
+    return Time
 
 
 @pytest.fixture

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.canary_world import GOOD, Habits, Town, candidate_of, looks_at
+from tests.canary_world import GOOD, Habits, Time, Town, candidate_of, looks_at
 from tests.release_world import World
 
 from learnback.contracts.models import Alias, VersionState
-from learnback.core import clock
 from learnback.ledger import releases
 from learnback.registry import store
 from learnback.release import story
@@ -29,24 +28,6 @@ POLICY: dict[str, Any] = {
 }
 """The default metrics, window, and alpha."""
 LOOK_EVERY: timedelta = ReleaseSettings.model_fields["look_every"].default
-
-
-class Time:
-    """What all clocks show; it stands still until it is moved."""
-
-    at = datetime.now(tz=None).astimezone()
-
-    @classmethod
-    def now(cls, zone: tzinfo) -> datetime:
-        """As `datetime.now`."""
-        return cls.at.astimezone(zone)
-
-
-@pytest.fixture(autouse=True)
-def time(monkeypatch: pytest.MonkeyPatch) -> type[Time]:
-    Time.at = datetime.now(tz=None).astimezone()
-    monkeypatch.setattr(clock, "datetime", Time)
-    return Time
 
 
 async def seen_by_all(world: World, town: Town, per_minute: int, time: type[Time]) -> Any:

@@ -42,8 +42,6 @@
 {{- $home := include "learnback.home" . -}}
 - name: spool
   mountPath: {{ $home }}/spool
-- name: cache
-  mountPath: {{ $home }}/cache
 {{- if ne .Values.inference.engine "external" }}
 {{ include "learnback.engine.mounts" . }}
 {{- end }}
@@ -58,10 +56,6 @@
 - name: spool
   emptyDir:
     sizeLimit: {{ add (int64 .Values.inference.spoolBytes) 67108864 | quote }}
-# a volume of its own: where one is mounted deeper, the container runtime makes the folder between, as root
-- name: cache
-  emptyDir:
-    sizeLimit: {{ .Values.inference.cacheSize }}
 {{- if ne .Values.inference.engine "external" }}
 {{ include "learnback.engine.volumes" (dict "root" . "values" .Values.inference) }}
 {{- end }}

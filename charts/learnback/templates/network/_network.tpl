@@ -36,7 +36,7 @@ spec:
 {{- if or .components .peers -}}
 - from:
     {{- with .components }}
-    {{- include "learnback.network.pods" (dict "root" $.root "components" .) | indent 4 }}
+    {{- include "learnback.network.pods" (dict "root" $.root "components" .) | trim | nindent 4 }}
     {{- end }}
     {{- with .peers }}
     {{- toYaml . | nindent 4 }}
@@ -50,7 +50,7 @@ spec:
 {{/* An egress rule to components of ours. */}}
 {{- define "learnback.network.to" -}}
 - to:
-    {{- include "learnback.network.pods" . | indent 4 }}
+    {{- include "learnback.network.pods" . | trim | nindent 4 }}
   ports:
     - port: {{ .port }}
       protocol: TCP
@@ -58,21 +58,24 @@ spec:
 
 {{/* An egress rule to what is outside, at the ports of its "urls" and at "ports"; "to": where that is (empty: anywhere). */}}
 {{- define "learnback.network.out" -}}
+{{- /* a rule without ports would be about all of them */}}
+{{- with concat (include "learnback.network.ports" (.urls | default list) | fromJsonArray) .ports | uniq -}}
 - ports:
-    {{- range concat (include "learnback.network.ports" (.urls | default list) | fromJsonArray) .ports | uniq }}
+    {{- range . }}
     - port: {{ . }}
       protocol: TCP
     {{- end }}
-  {{- with .to }}
+  {{- with $.to }}
   to:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+{{- end -}}
 {{- end -}}
 
 {{/* The TCP ports of URLs, as a list in JSON: what each names, or what its scheme stands for. By patterns, since a password
 need not be quoted for its driver as a URL's parser would have it. */}}
 {{- define "learnback.network.ports" -}}
-{{- $usual := dict "https" 443 "http" 80 "redis" 6379 "rediss" 6379 "postgresql" 5432 -}}
+{{- $usual := dict "https" 443 "http" 80 "grpc" 4317 "redis" 6379 "rediss" 6379 "postgresql" 5432 -}}
 {{- $ports := list -}}
 {{- range $url := . -}}
 {{- $scheme := regexFind "^[a-z]+" $url -}}
@@ -80,16 +83,18 @@ need not be quoted for its driver as a URL's parser would have it. */}}
 {{- $ports = append $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default (get $usual $scheme) | int) -}}
 {{- end -}}
 {{- end -}}
-{{- toJson $ports -}}
+{{- toJson (without $ports 0) -}}
 {{- end -}}
 
 {{- define "learnback.network.dns" -}}
 - ports:
-    - port: 53
+    {{- range .Values.networkPolicy.dns.ports }}
+    - port: {{ . }}
       protocol: UDP
-    - port: 53
+    - port: {{ . }}
       protocol: TCP
-  {{- with .Values.networkPolicy.dns }}
+    {{- end }}
+  {{- with .Values.networkPolicy.dns.to }}
   to:
     {{- toYaml . | nindent 4 }}
   {{- end }}
@@ -97,15 +102,50 @@ need not be quoted for its driver as a URL's parser would have it. */}}
 
 {{/* DNS, the streams and the ledger: what every process needs. */}}
 {{- define "learnback.network.backbone" -}}
+{{- $values := .Values -}}
 {{ include "learnback.network.dns" . }}
-{{- if .Values.valkey.enabled }}
+{{- if $values.valkey.enabled }}
 {{ include "learnback.network.to" (dict "root" . "components" (list "valkey") "port" 6379) }}
 {{- else }}
-{{ include "learnback.network.out" (dict "to" .Values.networkPolicy.redis.to "ports" (list .Values.networkPolicy.redis.port)) }}
+{{- $address := ternary "" (printf "redis://%s" $values.externalRedis.address) (empty $values.externalRedis.address) }}
+{{ include "learnback.network.server" (dict "urls" (list $values.externalRedis.url $address) "peer" $values.networkPolicy.redis "usual" 6379) }}
 {{- end }}
 {{- if ne (include "learnback.sqlite" .) "true" }}
-{{ include "learnback.network.out" (dict "to" .Values.networkPolicy.database.to "ports" (list .Values.networkPolicy.database.port)) }}
+{{ include "learnback.network.server" (dict "urls" (list $values.externalDatabase.url) "peer" $values.networkPolicy.database "usual" 5432) }}
 {{- end }}
+{{- end -}}
+
+{{/* An egress rule to a server whose URL may be in a Secret, where it can't be read: then at its "usual" port. */}}
+{{- define "learnback.network.server" -}}
+{{- $urls := compact .urls -}}
+{{- $ports := ternary (list) (list .peer.port) (kindIs "invalid" .peer.port) -}}
+{{- if not (or $urls $ports) -}}
+{{- $ports = list .usual -}}
+{{- end -}}
+{{ include "learnback.network.out" (dict "urls" $urls "to" .peer.to "ports" $ports) }}
+{{- end -}}
+
+{{/* An egress rule to where the variables and arguments that the values add lead, by their URLs: a proxy, a collector of
+traces, a reward engine of yours. "values": a component's block, beside what all have; none where they name no URL. */}}
+{{- define "learnback.network.named" -}}
+{{- $values := .values | default dict -}}
+{{- $urls := list -}}
+{{- range concat .root.Values.extraEnv ($values.extraEnv | default list) -}}
+{{- $urls = append $urls (.value | default "" | toString) -}}
+{{- end -}}
+{{- range $values.engineArgs | default list -}}
+{{- $urls = append $urls (regexReplaceAll "^--[a-z-]+=" . "") -}}
+{{- end -}}
+{{- $found := list -}}
+{{- range $urls -}}
+{{- if regexMatch "^(https?|grpc)://" . -}}
+{{- $found = append $found . -}}
+{{- end -}}
+{{- end -}}
+{{- $more := .root.Values.networkPolicy.more -}}
+{{- if or $found $more.ports -}}
+{{ include "learnback.network.out" (dict "urls" $found "to" $more.to "ports" $more.ports) }}
+{{- end -}}
 {{- end -}}
 
 {{/* The artifact store, where it is not a volume. */}}
@@ -116,5 +156,6 @@ need not be quoted for its driver as a URL's parser would have it. */}}
 {{- end -}}
 
 {{- define "learnback.network.web" -}}
-{{ include "learnback.network.out" .Values.networkPolicy.web }}
+{{- $urls := compact (list .Values.model.hub.endpoint .Values.artifacts.s3.endpoint) -}}
+{{ include "learnback.network.out" (dict "urls" $urls "to" .Values.networkPolicy.web.to "ports" .Values.networkPolicy.web.ports) }}
 {{- end -}}

@@ -138,13 +138,18 @@ spec:
           value: /tmp
         - name: USER
           value: learnback
+        {{- $given := concat $values.extraEnv $values.training.extraEnv | toJson }}
+        {{- if not (contains "\"TOKENIZERS_PARALLELISM\"" $given) }}
         - name: TOKENIZERS_PARALLELISM
           value: "false"
+        {{- end }}
+        {{- if not (contains "\"OMP_NUM_THREADS\"" $given) }}
         - name: OMP_NUM_THREADS
           valueFrom:
             resourceFieldRef:
               containerName: training
               resource: requests.cpu
+        {{- end }}
         {{- include "learnback.training.runEnv" .root | nindent 8 }}
         {{- with $values.extraEnv }}
         {{- toYaml . | nindent 8 }}

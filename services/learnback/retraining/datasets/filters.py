@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from learnback.contracts.models import FeedbackStatus
 from learnback.ledger.training import Outcome
-from learnback.retraining.datasets import agreement, language
+from learnback.models import language
+from learnback.retraining.datasets import agreement
 from learnback.retraining.datasets.duplicates import DUPLICATE, said_again
 from learnback.retraining.datasets.reading import CantUse, Comparison, Opinion, Said, Unusable
 from learnback.retraining.datasets.split import MIN_RATERS

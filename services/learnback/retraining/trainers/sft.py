@@ -81,20 +81,11 @@ def train(
     Raises BadData if no row can be used, Diverged if the loss is no number, Interrupted after
     SIGTERM (with a checkpoint).
     """
-    settings = plan.settings(SftHyperparameters)
     set_seed(plan.seed)
     encoder = Encoder.of(plan, load_tokenizer(plan.base_model))
     usable, skipped = select(rows.train, encoder, only_answer, _unusable)
     check_stop(stop)
-    trainer = _Trainer(
-        model=load_model(plan),
-        args=arguments(SFTConfig, plan, directory, steps_of(settings, len(usable))),
-        train_dataset=_dataset(usable),
-        data_collator=_Collator(encoder.tokenizer.pad_token_id),
-        processing_class=encoder.tokenizer,
-    )
-    copy = load_reference_copy(plan)  # for what is measured; the loss needs none
-    trainer.ref_model = copy if copy is None else copy.to(trainer.args.device)
+    trainer = make_trainer(plan, directory, encoder, usable)
     fitting = Fitting(
         plan=plan,
         encoder=encoder,
@@ -115,6 +106,23 @@ def only_answer(row: CompletionRow) -> list[Answer]:
 
 def _unusable(row: CompletionRow) -> str | None:
     return None if row.weight > 0 else "no_weight"
+
+
+def make_trainer(
+    plan: RunPlan, directory: Path, encoder: Encoder, usable: Sequence[Usable]
+) -> _Trainer:
+    """A trainer that stands before its first step."""
+    settings = plan.settings(SftHyperparameters)
+    trainer = _Trainer(
+        model=load_model(plan),
+        args=arguments(SFTConfig, plan, directory, steps_of(settings, len(usable))),
+        train_dataset=_dataset(usable),
+        data_collator=_Collator(encoder.tokenizer.pad_token_id),
+        processing_class=encoder.tokenizer,
+    )
+    copy = load_reference_copy(plan)  # for what is measured; the loss needs none
+    trainer.ref_model = copy if copy is None else copy.to(trainer.args.device)
+    return trainer
 
 
 def _dataset(usable: Sequence[Usable]) -> Dataset:

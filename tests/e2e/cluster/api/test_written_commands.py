@@ -22,8 +22,10 @@ from learnback.ledger.keys import KEY_SHAPE
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("cluster")]
 OPERATING = ROOT / "docs" / "operating.md"
-OF_NODES = re.compile(r"^(helm (test|diff)|kubectl .* (exec|rollout status) )")
-"""Lines of docs/operating.md that need pods or a plugin."""
+OF_NODES = re.compile(
+    r"^(helm (test|diff)|kubectl .* (exec|rollout status|scaledobject|wait|apply) )"
+)
+"""Lines of docs/operating.md that need pods, a plugin, KEDA, or a pipe before them."""
 
 
 def documented() -> list[str]:

@@ -1,4 +1,4 @@
-"""Which language a text is in: py3langid, asked only where a setting names languages.
+"""Which language a text is in: py3langid.
 
 Its answer depends on nothing but the text. See docs/decisions/0024-languages-by-py3langid.md.
 """
