@@ -90,7 +90,7 @@ class GatePolicy(Closed):
     """More often failing to write the JSON that a prompt asks for, on built-in prompts."""
     max_invalid_structured_increase: Share = Field(default=0.1, ge=0, le=1)
     """More often failing where the engine enforces the format: JSON by schema, and arguments of
-    tool calls. Not asked for where the engine refuses such requests of stable."""
+    tool calls. Not measured where the engine refuses such requests of stable."""
     probes: int = Field(default=48, ge=0)
     """Built-in questions of each kind at most; 0 asks none, and nothing is asked of them."""
     reward_hack: bool = True
