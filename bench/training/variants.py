@@ -22,10 +22,15 @@ from trl import (
     KTOTrainer,
     RewardConfig,
     RewardTrainer,
+    RLOOConfig,
+    RLOOTrainer,
     SFTConfig,
     SFTTrainer,
 )
 
+from learnback.contracts.models import PromptMessages
+from learnback.models import reward
+from learnback.models.linear_reward import LinearRewardModel, Pair, fit
 from learnback.retraining import job
 from learnback.retraining.plan import (
     HYPERPARAMETERS,
@@ -40,6 +45,18 @@ from learnback.retraining.plan import (
 )
 from learnback.retraining.trainers.loading import _layers
 
+REWARD_DIRECTORY = "reward_model"
+ANSWERS = 4
+"""To each prompt of a policy."""
+POLICY = {
+    "rollouts": ANSWERS,
+    "max_new_tokens": 48,
+    "kl_target": None,
+    "kl_stop": 1e9,
+    "length_stop": 1e9,
+    "evaluation_prompts": 1,
+}
+"""The same work for both: no run ends early, and what ours asks beside its steps is not timed."""
 SPEED_FILE = "speed.json"
 TEXT = "the a model answers people with care and learns what they like from all that is said"
 WORDS = tuple(TEXT.split())
@@ -53,14 +70,24 @@ def write_run(folder: Path, model: str, method: Method, steps: int, batch: int) 
     rows = [_row(chance, method, i) for i in range(steps * batch)]
     pq.write_table(pa.Table.from_pylist(rows), folder / TRAIN_FILE)
     settings = {"max_steps": steps, "batch_size": batch, "max_length": 512, "top_layers": 1.0}
+    if method == "rloo":
+        settings |= {"prompts_per_step": batch, "batch_size": batch * ANSWERS} | POLICY
+        _liking_words().save(folder / REWARD_DIRECTORY)
     plan = RunPlan(
         run_id=folder.name,
         method=method,
         base_model=model,
         dataset=folder,
+        reward_model=folder / REWARD_DIRECTORY if method == "rloo" else None,
         hyperparameters=HYPERPARAMETERS[method].model_validate(settings),
     )
     (folder / PLAN_FILE).write_text(plan.model_dump_json())
+
+
+def _liking_words() -> LinearRewardModel:
+    """A reward that both policies are paid by."""
+    prompt: PromptMessages = ({"role": "user", "content": "Hello?"},)
+    return fit([Pair(prompt, f"{word} {word}", str(i)) for i, word in enumerate(WORDS)])
 
 
 def _row(chance: random.Random, method: Method, i: int) -> Row:
@@ -69,6 +96,8 @@ def _row(chance: random.Random, method: Method, i: int) -> Row:
 
     prompt = json.dumps([{"role": "user", "content": f"{i} {words()}"}])
     row: Row = {"feedback_id": f"f{i}", "prompt": prompt}
+    if method == "rloo":
+        return row
     if method in ("dpo", "reward_model"):
         return {**row, "chosen": words(), "rejected": words()}
     return {**row, "completion": words(), **({"label": i % 2 == 0} if method == "kto" else {})}
@@ -97,7 +126,7 @@ def bare(folder: Path) -> None:
 
 def _note(folder: Path, seconds: float) -> None:
     settings = read_plan(folder).hyperparameters
-    samples = (settings.max_steps or 0) * settings.batch_size
+    samples = (settings.max_steps or 0) * settings.batch_size  # of a policy: answers
     (folder / SPEED_FILE).write_text(json.dumps({"samples_per_s": samples / seconds}))
 
 
@@ -145,11 +174,34 @@ def _reward(plan: RunPlan, settings: Any, tokenizer: Any, rows: Dataset) -> Any:
     )
 
 
+def _rloo(plan: RunPlan, settings: Any, tokenizer: Any, rows: Dataset) -> Any:
+    judge = reward.load(plan.dataset / REWARD_DIRECTORY)
+
+    def paid(prompts: list[Any], completions: list[Any], **_: Any) -> list[float | None]:
+        asked = zip(prompts, completions, strict=True)
+        items = [(tuple(prompt), said[0]["content"]) for prompt, said in asked]
+        return [scored.score for scored in judge.score_batch(items)]
+
+    own = {
+        "beta": settings.beta,
+        "num_generations": settings.rollouts,
+        "max_completion_length": settings.max_new_tokens,
+        "temperature": 1.0,
+        "top_k": 0,
+    }
+    return RLOOTrainer(
+        **_policy(plan, settings, tokenizer, rows),
+        reward_funcs=paid,
+        args=_arguments(RLOOConfig, plan, **own),
+    )
+
+
 BARE: dict[Method, Callable[..., Any]] = {
     "dpo": _dpo,
     "sft": _sft,
     "kto": _kto,
     "reward_model": _reward,
+    "rloo": _rloo,
 }
 
 
@@ -182,7 +234,6 @@ def _arguments(kind: Any, plan: RunPlan, **own: Any) -> Any:
         learning_rate=settings.learning_rate,
         max_steps=settings.max_steps,
         per_device_train_batch_size=settings.batch_size,
-        max_length=settings.max_length,
         gradient_checkpointing=settings.gradient_checkpointing,
         bf16=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
@@ -190,6 +241,7 @@ def _arguments(kind: Any, plan: RunPlan, **own: Any) -> Any:
         logging_steps=1,
         report_to=[],
         disable_tqdm=True,
+        **({} if plan.method == "rloo" else {"max_length": settings.max_length}),
         **own,
     )
 

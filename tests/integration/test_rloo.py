@@ -80,6 +80,7 @@ def test_what_people_like_rises_and_the_guards_are_reported(trained: Any) -> Non
     assert result.metrics["mismatch"] < 1e-4
     assert result.metrics["held_out_win_rate"] > 0.55
     assert result.distance_from_reference > 0
+    assert result.train_seconds > 0
     assert [entry["step"] for entry in result.history] == list(range(1, 13))
 
 

@@ -37,6 +37,7 @@ from learnback.retraining.plan import (
 from learnback.retraining.publishing import publish
 from learnback.retraining.run_report import report_of
 from learnback.retraining.trainers import rows
+from learnback.retraining.trainers.allocator import keep_freed_memory
 from learnback.retraining.trainers.failures import (
     BadData,
     Diverged,
@@ -115,6 +116,7 @@ def _train_and_publish(
     plan: RunPlan, directory: Path, report: ProgressReport, stop: StopRequest
 ) -> None:
     started = time.monotonic()
+    keep_freed_memory()
     found = rows.load(plan.dataset, plan.method)
     trainer = importlib.import_module(f"learnback.retraining.trainers.{plan.method}")  # slow: TRL
     trained = trainer.train(plan, found, directory, report, stop)

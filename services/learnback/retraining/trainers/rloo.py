@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,7 @@ import torch
 from transformers import set_seed
 
 from learnback.models import reward
-from learnback.retraining.plan import (
-    CHECKPOINT_DIRECTORY,
-    RlooHyperparameters,
-    RunPlan,
-)
+from learnback.retraining.plan import CHECKPOINT_DIRECTORY, RlooHyperparameters, RunPlan
 from learnback.retraining.trainers import answers, kl, processes, rloo_state, rollout_files
 from learnback.retraining.trainers.base import Trained
 from learnback.retraining.trainers.encoding import Encoded, Encoder
@@ -119,7 +116,7 @@ class _Run:
         self.tokenizer = tokenizer
         self.asked = asked
         self.evaluated = evaluated
-        self.max_steps = steps_of(self.settings, len(asked))
+        self.max_steps = self.settings.steps(len(asked))
         self.reward = open_reward(plan)
         self.judge = find_judge(plan.dataset, plan.seed)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -134,6 +131,8 @@ class _Run:
             trainable(self.model).values(), lr=self.settings.learning_rate, weight_decay=0.0
         )
         self.state = RlooState(beta=self.settings.beta)
+        self.seconds = 0.0
+        """In this process's steps and checkpoints, without evaluations."""
 
     def fit(self, report: ProgressReport, stop: StopRequest) -> int:
         """Train to the end and put the best weights into the model; returns the step it was
@@ -149,12 +148,12 @@ class _Run:
             self._measure_base()
         while self.state.global_step < self.max_steps and not self.state.drift:
             self._stop_if_asked(stop)
-            self._step()
+            self._timed(self._step)
             per_step = (time.monotonic() - started) / (self.state.global_step - resumed_from)
             self._show(report, per_step * (self.max_steps - self.state.global_step))
             if self._is_due():
                 self._evaluate()
-                self._save()
+                self._timed(self._save)
             if events is not None:
                 for name, value in self.state.history[-1].items():
                     events.add_scalar(name, value, self.state.global_step)
@@ -176,6 +175,7 @@ class _Run:
             rows_used=len(self.asked),
             rows_skipped=skipped,
             metrics=self.metrics(),
+            train_seconds=self.seconds or None,
             history=self.state.history,
         )
         if processes.is_main():
@@ -210,6 +210,11 @@ class _Run:
         if self.state.best_win_rate is not None:
             found["held_out_win_rate"] = self.state.best_win_rate
         return found
+
+    def _timed(self, do: Callable[[], None]) -> None:
+        began = time.monotonic()
+        do()
+        self.seconds += time.monotonic() - began
 
     def _step(self) -> None:
         """Ask, score, learn, and look whether the policy still is where it should be."""
@@ -373,11 +378,6 @@ class _Run:
             loss=metrics.pop("loss"),
             metrics=metrics,
         )
-
-
-def steps_of(settings: RlooHyperparameters, prompts: int) -> int:
-    """Optimiser steps of a run over so many prompts."""
-    return settings.steps(prompts)
 
 
 def learning_rate(step: int, max_steps: int, settings: RlooHyperparameters) -> float:
