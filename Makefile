@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
 
-.PHONY: help setup dev demo up test unit lint format lock bench-overhead bench-hacks bench-reward bench-training clean
+.PHONY: help setup dev demo up test test-redis unit lint format lock bench-overhead bench-hacks bench-reward bench-training clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -37,6 +37,13 @@ up: setup ## The whole platform on this machine until Ctrl-C (ARGS="--model NAME
 test: dev ## All tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/contract tests/integration tests/chart $(ARGS)
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+STREAMS := $(addprefix tests/integration/,test_bus.py test_bus_restart.py test_streams.py test_backup.py \
+  test_feedback_workers.py test_feedback_reconciliation.py test_inference_journal.py test_inference_recorder.py \
+  test_inference_release.py test_release.py test_release_survival.py test_replicas.py test_reward_recovery.py canary)
+
+test-redis: dev ## What works with streams, on another server (SERVER=/usr/bin/redis-server)
+	LEARNBACK_TEST_REDIS_SERVER=$(SERVER) $(BIN)/python -m pytest $(STREAMS) $(ARGS)
 
 unit: dev ## The tests that need nothing but milliseconds
 	$(BIN)/python -m pytest tests/unit tests/contract $(ARGS)

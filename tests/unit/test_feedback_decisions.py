@@ -8,8 +8,8 @@ import pytest
 
 from learnback.contracts.models import FeedbackKind, FeedbackStatus
 from learnback.core.errors import TooManyRequests
+from learnback.core.limits import MOST_CALLERS, RateLimiter
 from learnback.feedback.joining import decide
-from learnback.feedback.limits import MOST_CALLERS, RateLimiter
 from learnback.ledger.completions import Target
 from learnback.ledger.trainable import trainable
 from learnback.ledger.types import storable

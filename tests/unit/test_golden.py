@@ -80,6 +80,9 @@ def test_json_lines_are_read_too(tmp_path: Path) -> None:
         read_golden(written(tmp_path, line + "\n\n" + line.replace('"x"', "3"), "g.jsonl"))
     with pytest.raises(Unprocessable, match="line 2: "):
         read_golden(written(tmp_path, line + "\n{", "g.jsonl"))
+    odd = line.replace('"x"', '"x\u2028y\u0085z"')  # JSON allows them within a text, as they are
+    (item,) = read_golden(written(tmp_path, f"{odd}\r\n", "g.jsonl")).items
+    assert item.check.exact == "x\u2028y\u0085z"
 
 
 @pytest.mark.parametrize(

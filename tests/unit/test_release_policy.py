@@ -80,6 +80,11 @@ def test_without_a_file_what_passes_answers_everybody() -> None:
             " metrics: [{measure: feedback}]}",
             "declare one of them",
         ),
+        ("canary: {steps: [{traffic: 1%}, {traffic: 100%}]}", "1% ends with the next look"),
+        (
+            "canary: {steps: [{mirror: 1%}, {traffic: 1%, min_people: 1}, {traffic: 100%}]}",
+            "1% mir",
+        ),
         ("gate: {min_win_rate: high}", "gate.min_win_rate"),
         ("[1, 2]", "the file"),
         ("a: [", "can't be read"),

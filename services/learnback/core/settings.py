@@ -94,6 +94,12 @@ class CommonSettings(Settings):
     """Ask for API keys; None: as soon as a service listens beyond loopback."""
     head_timeout: timedelta = Field(timedelta(seconds=10), gt=timedelta(0))
     """Longest time for the headers of a request to our own HTTP APIs to arrive."""
+    requests_per_s: float = Field(1000.0, gt=0)
+    """Requests a second to one of our own HTTP APIs by one API key, or by one address without key;
+    five times as many at once. Inference leaves that to who stands before it."""
+    failed_keys_per_s: float = Field(1.0, gt=0)
+    """Wrong API keys a second from one address, thirty times as many at once; then 429 instead of
+    401. Behind a proxy, name it in `FORWARDED_ALLOW_IPS`, which uvicorn reads."""
     linger: timedelta = Field(timedelta(0), ge=timedelta(0))
     """How long new connections are served after SIGTERM, while those who route requests here learn
     of it; the chart sets 5 s."""

@@ -15,11 +15,11 @@ from learnback.contracts.streams import COMPLETIONS, REWARDS
 from learnback.core import http, logging, process
 from learnback.core.bus import Consumer
 from learnback.core.ids import worker_name
+from learnback.core.limits import RateLimiter, limit_requests
 from learnback.core.redis import connect
 from learnback.core.settings import CommonSettings, keys_required
 from learnback.feedback import completion_routes, errors, expiry, routes, upkeep
 from learnback.feedback.intake import Intake
-from learnback.feedback.limits import RateLimiter
 from learnback.feedback.parts import Parts
 from learnback.feedback.recorder import Recorder
 from learnback.feedback.relay import Relay
@@ -44,6 +44,7 @@ def create_app(
     keyring: KeyRing,
     *,
     require_keys: bool,
+    common: CommonSettings | None = None,
     close: Sequence[Close] = (),
 ) -> FastAPI:
     """The app with its workers, which run while its lifespan does; `close` runs at its end."""
@@ -72,16 +73,17 @@ def create_app(
     app.state.parts = Parts(database, keyring, require_keys, intake, relay, limiter)
     app.include_router(routes.router)
     app.include_router(completion_routes.router)
-    http.add_error_handlers(app)
-    errors.add_invalid_handler(app)
-    http.add_health_routes(
-        app, {"ledger": database.check, "streams": process.consumers_ready(consumers)}
-    )
     app.add_middleware(
         http.BodyLimits,
         max_bytes=settings.max_body_bytes,
         max_seconds=settings.body_timeout.total_seconds(),
         admit=partial(keyring.authenticate, required=require_keys),
+    )
+    limit_requests(app, common or CommonSettings())
+    http.add_error_handlers(app)
+    errors.add_invalid_handler(app)
+    http.add_health_routes(
+        app, {"ledger": database.check, "streams": process.consumers_ready(consumers)}
     )
     return app
 
@@ -118,6 +120,7 @@ def main() -> None:
         redis,
         KeyRing(database),
         require_keys=keys_required(common, settings.host),
+        common=common,
         close=[redis.aclose, database.close],
     )
     process.serve(app, settings.host, settings.port, common)

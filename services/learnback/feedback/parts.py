@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from learnback.contracts.models import Scope
+from learnback.core.limits import RateLimiter
 from learnback.feedback.intake import Intake
-from learnback.feedback.limits import RateLimiter
 from learnback.feedback.relay import Relay
 from learnback.ledger.database import Database
 from learnback.ledger.keys import KeyRing, Principal, require_scope

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 from starlette.types import Receive
 
+from learnback.contracts.headers import AS_TENANT
 from learnback.core.errors import BadRequest, Timeout, TooLarge, UnsupportedMediaType
 from learnback.core.http import json_depth, read_body
 
@@ -197,7 +198,7 @@ OURS = frozenset(
         b"x-request-id",
         b"x-data-parallel-rank",
         b"x-learnback-compare",
-        b"x-learnback-as-tenant",
+        AS_TENANT.encode(),
     )
 )
 """Headers that we answer for: the engine gets ours, or none."""

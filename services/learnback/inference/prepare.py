@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from learnback.contracts.headers import AS_TENANT
 from learnback.contracts.models import Endpoint, Scope, VersionKind
 from learnback.core.errors import BadRequest
 from learnback.inference import body as bodies
@@ -16,7 +17,7 @@ from learnback.inference.routing import Assignment
 from learnback.inference.services import Services
 from learnback.ledger.keys import Principal, require_scope
 
-AS_TENANT = b"x-learnback-as-tenant"
+_AS_TENANT = AS_TENANT.encode()
 ID_PREFIX: dict[Endpoint, str] = {
     "chat.completions": "chatcmpl-",
     "completions": "cmpl-",
@@ -48,7 +49,7 @@ def whose_examples(principal: Principal, peeked: bodies.Peek, ours: Mapping[byte
     Naming another takes the scope `evaluate`, and `store: false`: what an answer takes from one
     tenant's examples is kept among no other's answers. Raises Forbidden or BadRequest.
     """
-    named = ours.get(AS_TENANT)
+    named = ours.get(_AS_TENANT)
     if named is None or named.decode("latin-1") == principal.tenant:
         return principal.tenant
     require_scope(principal, Scope.EVALUATE)

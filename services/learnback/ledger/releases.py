@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -16,6 +18,8 @@ from learnback.ledger.database import insert_new
 from learnback.ledger.tables import looks, releases
 from learnback.ledger.types import storable
 
+QUIET = frozenset({"hold", "watch", "inconclusive"})
+"""Verdicts that change nothing: the same one again is not kept twice."""
 PROGRESS = ("loading_since", "step", "step_since", "canary_since", "watched_since", "plan")
 """What is not known (any more) of a version that has not begun its way to people."""
 
@@ -146,10 +150,24 @@ async def approve(connection: AsyncConnection, release: Release, approval: Appro
     )
 
 
-async def add_look(connection: AsyncConnection, look: Look) -> None:
-    """Append a look; its number must be the next one, so of two lookers one fails."""
+async def keep_look(connection: AsyncConnection, look: Look) -> Look:
+    """Append a look that says something new, and return it; else the last one, which said it.
+
+    Its number must be the next one, so of two lookers one fails.
+    """
+    before = await looks_of(connection, look.version, limit=1)
+    if before and look.verdict in QUIET and _said(before[0]) == _said(look):
+        return before[0]
     row = look.model_dump()
     await connection.execute(insert(looks).values(**row | {"measured": storable(look.measured)}))
+    return look
+
+
+def _said(look: Look) -> str:
+    """What a look saw and decided; the time that has passed is nothing new."""
+    reason = re.sub(r"[\d.:]+", "", look.reason)
+    measured = storable(look.measured)
+    return json.dumps([look.step, look.weight, look.verdict, reason, measured], sort_keys=True)
 
 
 async def next_look(connection: AsyncConnection, version: str) -> int:
@@ -160,10 +178,14 @@ async def next_look(connection: AsyncConnection, version: str) -> int:
     return int(found or 0) + 1
 
 
-async def looks_of(connection: AsyncConnection, version: str, limit: int = 1000) -> list[Look]:
-    """The newest looks at a version, oldest first."""
+async def looks_of(
+    connection: AsyncConnection, version: str, limit: int = 1000, before: int | None = None
+) -> list[Look]:
+    """The newest looks at a version, oldest first; `before`: with smaller numbers."""
     query = (
         select(looks).where(looks.c.version == version).order_by(looks.c.number.desc()).limit(limit)
     )
+    if before is not None:
+        query = query.where(looks.c.number < before)
     rows: Sequence[Any] = (await connection.execute(query)).all()
     return [Look.model_validate(row) for row in reversed(rows)]

@@ -111,7 +111,7 @@ def _show_gate(report: dict[str, Any]) -> None:
 
 def _show_way(told: Story) -> None:
     show_table(
-        "Looks at the canary",
+        "Looks at the canary" + (f" ({told.earlier_looks} earlier)" if told.earlier_looks else ""),
         ["", "at", "share", "verdict", "reason"],
         [[k.number, k.at, f"{k.weight:.0%}", k.verdict, k.reason] for k in told.looks],
     )

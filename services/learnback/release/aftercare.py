@@ -93,8 +93,7 @@ class Aftercare:
             measured=sight.as_json(),
             token=self.leadership.token,
         )
-        await releases.add_look(connection, look)
-        return look
+        return await releases.keep_look(connection, look)
 
     async def _act(self, connection: AsyncConnection, way: Release, decision: Decision) -> None:
         if decision.verdict is CanaryVerdict.ROLL_BACK:

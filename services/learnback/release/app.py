@@ -20,6 +20,7 @@ from learnback.core import logging as logs
 from learnback.core.bus import Consumer
 from learnback.core.http import BodyLimits, add_error_handlers, add_health_routes
 from learnback.core.ids import worker_name
+from learnback.core.limits import limit_requests
 from learnback.core.process import consumers_ready, running, serve
 from learnback.core.redis import connect
 from learnback.core.settings import CommonSettings, keys_required
@@ -94,6 +95,13 @@ def create_app(
     add_error_handlers(app)
     required = keys_required(common, settings.host)
     app.include_router(router(database, controller, keys, required))
+    app.add_middleware(
+        BodyLimits,
+        max_bytes=settings.max_body_bytes,
+        max_seconds=BODY_S,
+        admit=partial(keys.authenticate, required=required),
+    )
+    limit_requests(app, common)
     add_health_routes(
         app,
         {
@@ -101,12 +109,6 @@ def create_app(
             "redis": lambda: check_redis(redis),
             "models": consumers_ready([consumer]),
         },
-    )
-    app.add_middleware(
-        BodyLimits,
-        max_bytes=settings.max_body_bytes,
-        max_seconds=BODY_S,
-        admit=partial(keys.authenticate, required=required),
     )
     return app
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import httpx
 
+from learnback.contracts.headers import AS_TENANT
 from learnback.core.errors import Unavailable
 
 ATTEMPTS = 4
@@ -19,8 +20,6 @@ TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 LOADING_S = 60.0
 """How long a version may take to be served: a new one is fetched and loaded first."""
 PURPOSE = {"learnback_purpose": "evaluation"}
-AS_TENANT = "X-Learnback-As-Tenant"
-"""Whose examples an answer is given with; it takes the scope `evaluate` to name another."""
 
 
 class CandidateFailing(Unavailable):

@@ -175,7 +175,7 @@ def _yaml_entries(path: Path, text: str) -> list[_Entry]:
 
 def _json_lines(path: Path, text: str) -> list[_Entry]:
     entries: list[_Entry] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # U+2028 within a text ends no line
         if not line.strip():
             continue
         try:

@@ -90,7 +90,7 @@ class GatePolicy(Closed):
     """More often failing to write the JSON that a prompt asks for, on built-in prompts."""
     max_invalid_structured_increase: Share = Field(default=0.1, ge=0, le=1)
     """More often failing where the engine enforces the format: JSON by schema, and arguments of
-    tool calls. Not asked for where the engine refuses such requests of stable."""
+    tool calls. Not measured where the engine refuses such requests of stable."""
     probes: int = Field(default=48, ge=0)
     """Built-in questions of each kind at most; 0 asks none, and nothing is asked of them."""
     reward_hack: bool = True
@@ -167,7 +167,8 @@ class Step(Closed):
     """Instead of `traffic`: the candidate gets a copy of this share of people's requests, and
     nobody sees what it answers. Rewards, errors and latency are compared pair by pair."""
     at_least: timedelta = timedelta(0)
-    """The step lasts at least so long (ISO 8601, such as `PT30M`)."""
+    """The step lasts at least so long (ISO 8601, such as `PT30M`). Below 100% a step has this or
+    `min_people`."""
     min_people: int = Field(default=0, ge=0)
     """So many people must have got the candidate at this step (or their requests were mirrored),
     with their window over."""
@@ -214,9 +215,10 @@ class CanaryPolicy(Closed):
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
     """Each measure at most once."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    """Of equal versions at most this share is promoted, and at most this share is rolled back,
-    over a whole canary. Of roll-back's a fifth is for candidates that go bad on the way, and a
-    tenth for what does so after its promotion; metrics share it evenly (union bound)."""
+    """Of equal versions at most this share is promoted, if some metric must `improve`, and at most
+    this share is rolled back, over a whole canary. Of roll-back's a fifth is for candidates that go
+    bad on the way, and a tenth for what does so after its promotion; metrics share it evenly (union
+    bound)."""
     window: timedelta = Field(default=timedelta(minutes=30), gt=timedelta(0))
     """A person's answers and feedback count from their first request at a step for so long. What
     comes later is not seen, whatever it says, so that quick complaints do not weigh more."""
@@ -353,6 +355,17 @@ class ReleasePolicy(Closed):
     """A second opinion beside the reward model's."""
     canary: CanaryPolicy = CanaryPolicy()
     """While more and more people see it."""
+
+    @model_validator(mode="after")
+    def _steps_last(self) -> Self:
+        """Asked of files alone: a canary under way goes on by what it began with."""
+        hasty = [s for s in self.canary.steps[:-1] if not s.min_people and not s.at_least]
+        if hasty:
+            raise ValueError(
+                f"the step of {hasty[0].shown} ends with the next look, whoever has seen it: give "
+                "it min_people or at_least"
+            )
+        return self
 
 
 def read_policy(path: Path | None) -> ReleasePolicy:

@@ -187,8 +187,7 @@ class Rollout:
             measured=sight.as_json(),
             token=self.leadership.token,
         )
-        await releases.add_look(connection, look)
-        return look
+        return await releases.keep_look(connection, look)
 
     async def _act(
         self,

@@ -13,6 +13,7 @@ from learnback.ledger.database import Database
 from learnback.ledger.keys import KeyRing, Principal, require_scope
 from learnback.release import asking, operations, story
 from learnback.release.controller import Controller
+from learnback.release.looks_route import add_looks_route
 from learnback.release.report_route import add_report_route
 from learnback.release.schemas import (
     AliasView,
@@ -121,6 +122,7 @@ def router(
         return AliasView.of(moved)
 
     add_report_route(routes, database, operator)
+    add_looks_route(routes, database, operator)
     return routes
 
 

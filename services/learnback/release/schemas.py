@@ -197,10 +197,32 @@ class Story(BaseModel):
     exposed: int
     """People who have got an answer of it as a candidate, counted now."""
     looks: list[Look]
-    """Each look at its canary, oldest first."""
+    """The newest looks at its canary, oldest first. One that says the same as the one before and
+    changes nothing is not kept."""
+    earlier_looks: int
+    """So many were before: `GET /admin/v1/releases/{version}/looks?before=NUMBER` has them."""
     history: list[MoveView]
     """The moves of `stable` and `candidate` to and away from it, newest first."""
     progress: dict[str, Any] | None
+
+
+class Looks(BaseModel):
+    """Looks at a version's canary, oldest first."""
+
+    version: str
+    looks: list[Look]
+    earlier: int
+    """So many were before these."""
+
+    @classmethod
+    def of(cls, version: str, looks: list[Look]) -> Looks:
+        """Numbers count from 1 and none is left out."""
+        return cls(version=version, looks=looks, earlier=earlier(looks))
+
+
+def earlier(looks: list[Look]) -> int:
+    """How many looks were before these."""
+    return looks[0].number - 1 if looks else 0
 
 
 class ServedAt(BaseModel):

@@ -13,7 +13,16 @@ from learnback.ledger import canaries, releases, replicas, runs
 from learnback.ledger.database import Database
 from learnback.registry import store
 from learnback.release.phases import Phase, phase_of, track_of, weight_of
-from learnback.release.schemas import AliasView, MoveView, Releases, ServedAt, Story, VersionLine
+from learnback.release.schemas import (
+    AliasView,
+    Looks,
+    MoveView,
+    Releases,
+    ServedAt,
+    Story,
+    VersionLine,
+    earlier,
+)
 
 LONGEST_LINE = 100
 """Ancestors that a story lists: a version a day for three months."""
@@ -71,9 +80,17 @@ async def tell(database: Database, version: str, progress: dict[str, Any] | None
             run=await _run(connection, found.run_id),
             exposed=await _exposed(connection, way),
             looks=looks,
+            earlier_looks=earlier(looks),
             history=await _moves(connection, version),
             progress=progress,
         )
+
+
+async def looks_before(database: Database, version: str, before: int | None, limit: int) -> Looks:
+    """Looks at a version's canary before one of them. Raises NotFound."""
+    async with database.read() as connection:
+        await store.get(connection, version)
+        return Looks.of(version, await releases.looks_of(connection, version, limit, before))
 
 
 async def served_at(database: Database, at: datetime) -> ServedAt:

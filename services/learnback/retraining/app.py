@@ -20,6 +20,7 @@ from learnback.core.bus import Consumer
 from learnback.core.http import BodyLimits, add_error_handlers, add_health_routes
 from learnback.core.ids import worker_name
 from learnback.core.kubernetes import Cluster
+from learnback.core.limits import limit_requests
 from learnback.core.logging import configure
 from learnback.core.process import consumers_ready, running, serve
 from learnback.core.settings import CommonSettings, keys_required
@@ -84,6 +85,7 @@ def create_app(
         max_seconds=BODY_SECONDS,
         admit=partial(ring.authenticate, required=required),
     )
+    limit_requests(app, common)
     add_error_handlers(app)
     add_health_routes(
         app,

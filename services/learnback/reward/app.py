@@ -23,6 +23,7 @@ from learnback.core.bus import Consumer
 from learnback.core.errors import Unavailable
 from learnback.core.http import BodyLimits, add_error_handlers, add_health_routes
 from learnback.core.ids import worker_name
+from learnback.core.limits import limit_requests
 from learnback.core.logging import configure
 from learnback.core.process import consumers_ready, running, serve
 from learnback.core.settings import CommonSettings, keys_required
@@ -81,6 +82,7 @@ def create_app(
         max_seconds=settings.body_timeout.total_seconds(),
         admit=partial(ring.authenticate, required=required),
     )
+    limit_requests(app, common)
     add_error_handlers(app)
     checks = {"ledger": database.check, "bus": consumers_ready(work.consumers)}
     add_health_routes(app, checks)

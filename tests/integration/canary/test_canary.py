@@ -111,7 +111,7 @@ async def test_safe_but_not_better_is_promoted_only_if_the_policy_says_so(lite: 
             {"measure": "feedback", "aim": "improve", "margin": "40%"},
             {"measure": "errors", "margin": "40%"},
         ],
-        "steps": [{"traffic": "50%"}, {"traffic": "100%"}],
+        "steps": [{"traffic": "50%", "at_least": "PT0.001S"}, {"traffic": "100%"}],
         "deadline": "PT2S",
         "on_deadline": "promote_if_safe",
     }
@@ -147,7 +147,10 @@ async def test_a_person_approves_the_last_step(lite: World) -> None:
 
 async def test_a_persons_no_ends_the_canary(lite: World) -> None:
     manual = CANARY | {
-        "steps": [{"traffic": "50%"}, {"traffic": "100%", "approval": "manual"}],
+        "steps": [
+            {"traffic": "50%", "at_least": "PT0.001S"},
+            {"traffic": "100%", "approval": "manual"},
+        ],
         "deadline": "PT0.001S",
         "on_deadline": "hold",
     }

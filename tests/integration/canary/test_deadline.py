@@ -50,7 +50,7 @@ async def test_a_manual_last_step_is_asked_for_though_it_is_safe(lite: World) ->
 async def test_what_is_proven_early_does_not_jump_over_a_manual_step(lite: World) -> None:
     steps = [
         {"traffic": "30%", "min_people": 1},
-        {"traffic": "50%", "approval": "manual"},
+        {"traffic": "50%", "min_people": 1, "approval": "manual"},
         {"traffic": "100%"},
     ]
     for action in ("promote_if_safe", "roll_back"):
@@ -88,7 +88,7 @@ def _over(way: releases.Release) -> dict[str, Any]:
 async def test_held_at_the_deadline_each_manual_step_is_asked_for(lite: World) -> None:
     steps = [
         {"traffic": "10%", "min_people": 1},
-        {"traffic": "50%", "approval": "manual"},
+        {"traffic": "50%", "min_people": 1, "approval": "manual"},
         {"traffic": "100%"},
     ]
     controller = await past_deadline(
