@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "services" / "images"
 Command = tuple[str, ...]
@@ -53,14 +55,21 @@ def run(
     )
 
 
+def locked(lock: str) -> set[str]:
+    """What pip installs from a lock file with this Python: name==version."""
+    lines = (ROOT / "requirements" / f"{lock}.txt").read_text().splitlines()
+    found = [Requirement(line) for line in lines if not line.startswith("#")]
+    return {f"{r.name}{r.specifier}" for r in found if r.marker is None or r.marker.evaluate()}
+
+
 def index(folder: Path, locks: Iterable[str], real: Iterable[str]) -> dict[str, str]:
     """pip's environment for an index in a folder: packages of `locks` that have only their names,
     those of `real` as they are installed here."""
     whole = set(real)
     for lock in locks:
-        for line in (ROOT / "requirements" / f"{lock}.txt").read_text().splitlines():
-            name, _, version = line.partition(" ;")[0].partition("==")
-            if version and name not in whole:
+        for line in locked(lock):
+            name, _, version = line.partition("==")
+            if name not in whole:
                 stand_in(folder, name, version)
     for name in whole:
         _repacked(folder, distribution(name))
