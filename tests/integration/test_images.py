@@ -204,7 +204,7 @@ def test_its_bill_of_materials_is_the_lock_file(control: Path) -> None:
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
     listed = {f"{c['name']}=={c['version']}" for c in bill["components"]}
     ours = {entry for entry in listed if entry.startswith("learnback==")}
-    locked = set((ROOT / "requirements" / "control.txt").read_text().split("\n")[1:-1])
+    locked = image_build.locked("control")
     assert listed - ours == locked
     assert len(ours) == 1
 
