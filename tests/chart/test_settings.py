@@ -72,7 +72,9 @@ def test_what_the_chart_sets_is_refused_by_name(scenario: str) -> None:
 BY_EXTRA_ENV = {
     "LEARNBACK_REWARD_ENGINE_URL",
     "LEARNBACK_REWARD_ENGINE_KEY",
+    "LEARNBACK_FAILED_KEYS_PER_S",
     "LEARNBACK_HEAD_TIMEOUT",
+    "LEARNBACK_REQUESTS_PER_S",
 }
 """An engine of yours for neural reward models (else neuralRewards, or rewardEngine of the
 chart), and what hardly anybody sets."""
