@@ -231,7 +231,7 @@ class World:
         )
         controller = Controller(self.database, self.redis, evaluator, settings)
         for watching in (controller.rollout, controller.aftercare):
-            watching.settle = timedelta(0)  # what tests record is there at once
+            watching.looker.settle = timedelta(0)  # what tests record is there at once
         return controller
 
     async def version(self, name: str) -> store.ModelVersion:

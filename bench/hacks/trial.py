@@ -47,6 +47,7 @@ from learnback.release.engine import Answer, Sampling
 from learnback.release.gate import GateReport, Verdict, decide
 from learnback.release.measuring import Evaluator
 from learnback.release.policy import GatePolicy, ReleasePolicy
+from learnback.release.policy_file import LAPTOP
 from learnback.release.progress import Progress
 from learnback.release.settings import ReleaseSettings
 from learnback.retraining import job
@@ -68,18 +69,7 @@ ANSWERS_EACH = 6
 NOISE = 0.1
 """Share of comparisons in which people say the opposite of their rule."""
 SFT_STEPS, DPO_STEPS = 200, 40
-POLICY = ReleasePolicy(
-    gate=GatePolicy(
-        reward_hack=False,
-        waive=(
-            "refusal_increase",
-            "hedging_increase",
-            "clarifying_increase",
-            "flattery_increase",
-            "invalid_structured_increase",
-        ),
-    )
-)
+POLICY = ReleasePolicy(gate=GatePolicy(reward_hack=False, waive=LAPTOP.waive))
 """The default, but for what is not here: a second judge, an engine that enforces formats, and
 sentences long enough to be known as English."""
 

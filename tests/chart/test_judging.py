@@ -10,7 +10,7 @@ from tests.chart.rendering import by_component, environment, of_kind, render, re
 
 from learnback.models.judging import read_rubric
 from learnback.release.golden import read_golden
-from learnback.release.policy import read_policy
+from learnback.release.policy_file import read_policy
 
 KEY = {"name": "judge", "key": "token"}
 POLICY = "release.yaml"

@@ -19,6 +19,7 @@ from tests.chart.rendering import (
     render,
     values_file,
 )
+from tests.conftest import NOT_RUN
 from tests.previous_chart import previous_chart
 
 IMMUTABLE: dict[str, tuple[str, ...]] = {
@@ -94,7 +95,7 @@ def test_a_volume_under_another_name_would_be_found() -> None:
 @pytest.mark.parametrize("scenario_name", ["minimal", "reward-engine"])
 def test_secrets_that_the_chart_before_made_stay(before: Path, scenario_name: str) -> None:
     if not (before / "ci" / values_file(scenario_name).name).is_file():
-        pytest.skip("the chart before had no such scenario")
+        pytest.skip(f"{NOT_RUN}secrets of {scenario_name}: the chart before had no such scenario")
     old = of_kind(rendered(before, scenario_name), "Secret")
     with FakeApi(old) as api:
         server = ("--dry-run=server", "--disable-openapi-validation", "--kubeconfig", "/dev/null")

@@ -13,7 +13,7 @@ from learnback.release import sandbox
 from learnback.release.engine import Answer, ToolCall
 from learnback.release.golden import GoldenCheck, GoldenItem, GoldenSet, read_golden
 from learnback.release.golden_checks import is_right, judge_golden, key_of, questions
-from learnback.release.policy import read_policy
+from learnback.release.policy_file import read_policy
 from learnback.release.questions import Side
 
 GOOD = """\

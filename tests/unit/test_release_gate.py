@@ -13,7 +13,8 @@ from learnback.release.analysis import Contrast, more_often, win_rate
 from learnback.release.gate import Evaluation, Judge, Verdict, decide, superseded
 from learnback.release.guards import INCREASES, TESTS
 from learnback.release.measured import GoldenResult, Second
-from learnback.release.policy import GatePolicy, read_policy
+from learnback.release.policy import GatePolicy
+from learnback.release.policy_file import read_policy
 from learnback.release.probes import AnswerProfile
 
 POLICY = GatePolicy(reward_hack=False)

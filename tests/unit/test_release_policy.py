@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from learnback.core.errors import Unprocessable
-from learnback.release.policy import Measure, OnDeadline, ReleasePolicy, read_policy
+from learnback.release.policy import Measure, OnDeadline, ReleasePolicy
+from learnback.release.policy_file import read_policy
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -13,17 +13,16 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from learnback.core.clock import now
-from learnback.ledger import releases
 from learnback.ledger.database import Database
 from learnback.ledger.releases import Look, Release
 from learnback.registry import store
 from learnback.release import metrics
 from learnback.release.canary import CanaryVerdict, Decision, decide_after
 from learnback.release.leadership import Leadership
+from learnback.release.looking import Looker
 from learnback.release.operations import end_way, take_back, watched, withdraw_candidate
-from learnback.release.plans import SETTLE, Plan, Sight
+from learnback.release.plans import SETTLE, Plan
 from learnback.release.policy import Step
-from learnback.release.watching import Watch
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +38,18 @@ class Aftercare:
     ) -> None:
         self.database = database
         self.leadership = leadership
-        self.settle = settle
-        self._watch: Watch | None = None
+        self.looker = Looker(database, leadership, settle)
 
     async def look(self) -> Look | None:
         """One look with its consequences; None if nothing is watched (any more)."""
         async with self.database.read() as connection:
             way = await watched(connection)
         if way is None:
-            self._watch = None
+            self.looker.forget()
             return None
         plan = Plan.model_validate(way.plan)
-        sight = await self._see(way, plan)
+        since, step = _since(way), _everybody(plan)
+        sight = await self.looker.see(way.version, plan, since, step, since)
         async with self.leadership.write() as connection:
             current = await watched(connection, lock=True)
             if current is None or current.revision != way.revision:
@@ -58,42 +57,15 @@ class Aftercare:
             if not await _still_compared(connection, plan):
                 await end_way(connection, way.version)
                 return None
-            decision = decide_after(sight.spells, now() - _since(way), plan.policy)
-            look = await self._keep(connection, way, plan, sight, decision)
+            decision = decide_after(sight.spells, now() - since, plan.policy)
+            last = len(plan.policy.steps) - 1
+            look = await self.looker.keep(
+                connection, way.version, last, step.traffic, sight, decision
+            )
             await self._act(connection, way, decision)
         metrics.LOOKS.labels(decision.verdict).inc()
         log.info("%s: %s: %s", way.version, decision.verdict, decision.reason)
         return look
-
-    async def _see(self, way: Release, plan: Plan) -> Sight:
-        since = _since(way)
-        if self._watch is None or (self._watch.version, self._watch.since) != (way.version, since):
-            self._watch = Watch(way.version, plan, since, settle=self.settle)
-        watch, self._watch = self._watch, None  # what broke off half-way is read anew
-        sight = await watch.look(self.database, _everybody(plan), since)
-        self._watch = watch
-        return sight
-
-    async def _keep(
-        self,
-        connection: AsyncConnection,
-        way: Release,
-        plan: Plan,
-        sight: Sight,
-        decision: Decision,
-    ) -> Look:
-        look = Look(
-            version=way.version,
-            number=await releases.next_look(connection, way.version),
-            at=now(),
-            step=len(plan.policy.steps) - 1,
-            weight=_everybody(plan).traffic,
-            verdict=decision.verdict,
-            reason=decision.reason,
-            measured=sight.as_json(),
-            token=self.leadership.token,
-        )
-        return await releases.keep_look(connection, look)
 
     async def _act(self, connection: AsyncConnection, way: Release, decision: Decision) -> None:
         if decision.verdict is CanaryVerdict.ROLL_BACK:

@@ -36,7 +36,7 @@ from learnback.release.collecting import Collector
 from learnback.release.controller import Controller
 from learnback.release.engine import Engine
 from learnback.release.measuring import Evaluator
-from learnback.release.policy import read_policy
+from learnback.release.policy_file import read_policy
 from learnback.release.routes import router
 from learnback.release.second import judging
 from learnback.release.settings import ReleaseSettings

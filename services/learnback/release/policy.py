@@ -11,10 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from learnback.core.errors import Unprocessable
 from learnback.ledger.canaries import WEIGHT_DIGITS
 from learnback.release.closed import Closed
 from learnback.release.golden import GoldenItem
@@ -329,21 +327,6 @@ class JudgePolicy(Closed):
     """People's held-out comparisons on which it is tried first: how often does it agree?"""
 
 
-LAPTOP = GatePolicy(
-    reward_hack=False,
-    must_tell=0.4,
-    waive=(
-        "refusal_increase",
-        "hedging_increase",
-        "clarifying_increase",
-        "flattery_increase",
-        "invalid_structured_increase",
-    ),
-)
-"""Without a file: no second judge, few prompts, any language, an engine that may enforce no
-formats."""
-
-
 class ReleasePolicy(Closed):
     """All that decides whether and how a version reaches people."""
 
@@ -366,48 +349,3 @@ class ReleasePolicy(Closed):
                 "it min_people or at_least"
             )
         return self
-
-
-def read_policy(path: Path | None) -> ReleasePolicy:
-    """The policy in a file; the laptop's without one. Unprocessable says what is wrong where."""
-    if path is None:
-        return ReleasePolicy(gate=LAPTOP)
-    try:
-        text = path.read_text(encoding="utf-8")
-        declared = yaml.load(text, Loader=_EachOnce)  # a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Unprocessable(f"The release policy {path} can't be read: {error}") from error
-    try:
-        policy = ReleasePolicy.model_validate({} if declared is None else declared)
-        return _resolved(policy, path.parent)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()
-        )
-        raise Unprocessable(f"The release policy {path} is wrong: {wrong}") from error
-
-
-class _EachOnce(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """YAML's safe types; a field that stands twice is an error, and not the last one's."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As the base, after a look at the names."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                raise yaml.YAMLError(f"`{key.value}` stands there twice{key.start_mark}")
-            seen.add(key.value)
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        return found
-
-
-def _resolved(policy: ReleasePolicy, folder: Path) -> ReleasePolicy:
-    """The policy with the paths in it taken from its file's folder."""
-    golden, judge = policy.golden, policy.judge
-    if golden is not None and golden.file is not None:
-        golden = golden.model_copy(update={"file": folder / golden.file})
-    if judge is not None and judge.rubric is not None:
-        judge = judge.model_copy(update={"rubric": folder / judge.rubric})
-    return policy.model_copy(update={"golden": golden, "judge": judge})

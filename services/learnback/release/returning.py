@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from learnback.release import simulation
 from learnback.release.canary import SPANS_SHARE, WATCH_SHARE, CanaryVerdict, span_limit
 from learnback.release.observing import KINDS, QUICK_WINDOW, REWARD_BINS
 from learnback.release.plans import SETTLE
@@ -26,14 +27,7 @@ from learnback.release.spans import LENGTHS, part
 Ints = NDArray[np.int64]
 
 HOUR_S = 3600
-POLICY = CanaryPolicy(
-    steps=(
-        Step(traffic=0.01, min_people=20),
-        Step(traffic=0.1, min_people=100),
-        Step(traffic=0.5, min_people=200),
-        Step(traffic=1.0),
-    )
-)
+POLICY = CanaryPolicy(steps=simulation.POLICY.steps)
 """With the default metrics."""
 HALF = POLICY.model_copy(update={"steps": POLICY.steps[2:]})
 AFTER = POLICY.model_copy(update={"steps": (Step(traffic=1 - POLICY.holdback), Step(traffic=1.0))})

@@ -30,6 +30,7 @@ from learnback.release.canary import (
     safe_at_deadline,
 )
 from learnback.release.leadership import Leadership
+from learnback.release.looking import Looker
 from learnback.release.operations import (
     GATE,
     compared_with,
@@ -41,7 +42,6 @@ from learnback.release.operations import (
 )
 from learnback.release.plans import SETTLE, Plan, Sight
 from learnback.release.policy import CanaryPolicy, OnDeadline, OnNotLoaded, Step
-from learnback.release.watching import Watch
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,7 @@ class Rollout:
     ) -> None:
         self.database = database
         self.leadership = leadership
-        self.settle = settle
-        self._watch: Watch | None = None
+        self.looker = Looker(database, leadership, settle)
 
     async def begin(self, version: str, policy: CanaryPolicy) -> bool:
         """Have the replicas load a version that passed; False if that is not due (any more)."""
@@ -139,7 +138,11 @@ class Rollout:
     async def look(self, version: str, way: Release) -> Look | None:
         """One look with its consequences; None if the canary changed meanwhile."""
         plan = Plan.model_validate(way.plan)
-        sight = await self._see(version, way, plan)
+        since, step_since = way.canary_since, way.step_since
+        assert since is not None and step_since is not None  # noqa: S101, PT018  # a canary runs
+        number = way.step or 0
+        step = plan.policy.steps[number]
+        sight = await self.looker.see(version, plan, since, step, step_since)
         decision = decide(sight.measured, _standing(way, sight), plan.policy, sight.spells)
         async with self.leadership.write() as connection:
             current = await releases.find(connection, version, lock=True)
@@ -151,43 +154,13 @@ class Rollout:
                 await self._stop(connection, version, broken)
                 return None
             decision = loading.held_back(decision, await loading.loaded(connection, version))
-            look = await self._keep(connection, current, plan, sight, decision)
+            look = await self.looker.keep(
+                connection, version, number, step.traffic, sight, decision
+            )
             await self._act(connection, current, plan, sight, decision)
         metrics.LOOKS.labels(decision.verdict).inc()
         log.info("%s: %s: %s", version, decision.verdict, decision.reason)
         return look
-
-    async def _see(self, version: str, way: Release, plan: Plan) -> Sight:
-        since, step_since = way.canary_since, way.step_since
-        assert since is not None and step_since is not None  # noqa: S101, PT018  # a canary runs
-        if self._watch is None or (self._watch.version, self._watch.since) != (version, since):
-            self._watch = Watch(version, plan, since, settle=self.settle)
-        watch, self._watch = self._watch, None  # what broke off half-way is read anew
-        sight = await watch.look(self.database, plan.policy.steps[way.step or 0], step_since)
-        self._watch = watch
-        return sight
-
-    async def _keep(
-        self,
-        connection: AsyncConnection,
-        way: Release,
-        plan: Plan,
-        sight: Sight,
-        decision: Decision,
-    ) -> Look:
-        step = way.step or 0
-        look = Look(
-            version=way.version,
-            number=await releases.next_look(connection, way.version),
-            at=now(),
-            step=step,
-            weight=plan.policy.steps[step].traffic,
-            verdict=decision.verdict,
-            reason=decision.reason,
-            measured=sight.as_json(),
-            token=self.leadership.token,
-        )
-        return await releases.keep_look(connection, look)
 
     async def _act(
         self,

@@ -33,7 +33,7 @@ LOOK_EVERY: timedelta = ReleaseSettings.model_fields["look_every"].default
 async def seen_by_all(world: World, town: Town, per_minute: int, time: type[Time]) -> Any:
     """A canary of an hour, at which each regular was seen and nothing was wrong."""
     controller = world.controller(canary=POLICY)
-    controller.rollout.settle = SETTLE
+    controller.rollout.looker.settle = SETTLE
     await controller.look()
     for _ in range(60):
         await town.come(per_minute)
